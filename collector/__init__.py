@@ -1,0 +1,1 @@
+"""Stage 1: OTLP receivers -> redaction -> publish."""

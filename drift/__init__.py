@@ -1,0 +1,1 @@
+"""Stage 3: units -> cohorts -> windows -> sequential tests -> verdicts."""

@@ -1,0 +1,1 @@
+"""Stage 2: tail sampling -> rubrics, judges, plug-ins -> scores."""

@@ -1,0 +1,1 @@
+"""Stage 4: ClickHouse, incidents and notifications, rollback, OTLP export."""
