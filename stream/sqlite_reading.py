@@ -1,0 +1,76 @@
+"""Reading a SQLite log: what its own consumers and other processes (the doctor) share. Nothing here writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stream.errors import StartError
+from stream.log import TopicStats
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a connection that any thread may use, one at a time."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+    connection.execute("PRAGMA cache_size = -16384")
+    return connection
+
+
+def read_ledger(reader: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """Return group -> counter -> value."""
+    found: dict[str, dict[str, int]] = {}
+    for group, name, value in reader.execute("SELECT grp, name, value FROM ledger"):
+        found.setdefault(group, {})[name] = value
+    return found
+
+
+def read_offsets(reader: sqlite3.Connection) -> dict[str, dict[tuple[str, int], int]]:
+    """Return group -> (topic, partition) -> next offset."""
+    found: dict[str, dict[tuple[str, int], int]] = {}
+    for group, topic, offset in reader.execute("SELECT grp, topic, next FROM offsets"):
+        found.setdefault(group, {})[topic, 0] = offset
+    return found
+
+
+def read_stats(reader: sqlite3.Connection) -> list[TopicStats]:
+    """Return offsets and payload sizes of every topic."""
+    found = []
+    for topic_id, name, end in reader.execute("SELECT id, name, next FROM topics").fetchall():
+        first, size = reader.execute(
+            f"SELECT COALESCE(MIN(offset), ?), COALESCE(SUM(LENGTH(value)), 0) FROM t_{topic_id}",  # noqa: S608
+            (end,),
+        ).fetchone()
+        found.append(TopicStats(name, 0, first, end, size))
+    return found
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file at ``path`` for reading only."""
+    reader = connect(path)
+    try:
+        reader.execute("PRAGMA query_only = 1")
+        yield reader
+    finally:
+        reader.close()
+
+
+@contextmanager
+def inspect(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the log at ``path`` for reading only, while its owner runs or not.
+
+    Raises
+    ------
+    StartError
+        There is no log, or it is corrupt.
+    """
+    if not path.is_file():
+        raise StartError(f"there is no log at {path}; start `driftgate up` first, or name its data folder")
+    try:
+        with reading(path) as reader:
+            reader.execute("SELECT COUNT(*) FROM topics").fetchone()
+            yield reader
+    except sqlite3.DatabaseError as error:
+        raise StartError(f"the log {path} cannot be read: {error}") from error
