@@ -32,7 +32,7 @@ from stream.stage import Output
 from stream.transaction import Transaction
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS offsets (grp TEXT, topic TEXT, next INTEGER NOT NULL, PRIMARY KEY (grp, topic)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS state (grp TEXT, part INTEGER, key TEXT, value BLOB NOT NULL, PRIMARY KEY (grp, part, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger (grp TEXT, name TEXT, value INTEGER NOT NULL, PRIMARY KEY (grp, name)) WITHOUT ROWID;
@@ -198,8 +198,14 @@ class SqliteLog:
             rows.setdefault(table, []).append((offset, now, output.key, output.value, headers))
         for table, values in rows.items():
             self._writer.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", values)  # noqa: S608 - our own name
-        for topic in {output.topic for output in transaction.outputs}:
-            self._writer.execute("UPDATE topics SET next = ? WHERE name = ?", (self._next[topic], topic))
+        sizes: dict[str, int] = {}
+        for output in transaction.outputs:
+            sizes[output.topic] = sizes.get(output.topic, 0) + len(output.value)
+        for topic, size in sizes.items():
+            self._writer.execute(
+                "UPDATE topics SET next = ?, bytes = bytes + ? WHERE name = ?",
+                (self._next[topic], size, topic),
+            )
         group = transaction.group
         for (partition, key), value in transaction.state.items():
             if value is None:
@@ -262,12 +268,15 @@ class SqliteLog:
         ).fetchone()[0]
         bound = self._next[topic] if committed is None else int(committed)
         with self._write_transaction():
-            cursor = self._writer.execute(
+            sizes = self._writer.execute(
                 f"DELETE FROM {table} WHERE offset IN"  # noqa: S608 - our own name
-                f" (SELECT offset FROM {table} WHERE offset < ? AND {condition} ORDER BY offset LIMIT ?)",
+                f" (SELECT offset FROM {table} WHERE offset < ? AND {condition} ORDER BY offset LIMIT ?)"
+                " RETURNING LENGTH(value)",
                 (bound, value, _RETENTION_CHUNK),
-            )
-        return cursor.rowcount
+            ).fetchall()
+            freed = sum(size for (size,) in sizes)
+            self._writer.execute("UPDATE topics SET bytes = bytes - ? WHERE name = ?", (freed, topic))
+        return len(sizes)
 
     @contextmanager
     def _write_transaction(self) -> Iterator[None]:

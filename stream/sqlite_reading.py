@@ -35,14 +35,11 @@ def read_offsets(reader: sqlite3.Connection) -> dict[str, dict[tuple[str, int], 
 
 
 def read_stats(reader: sqlite3.Connection) -> list[TopicStats]:
-    """Return offsets and payload sizes of every topic."""
+    """Return offsets and payload sizes of every topic; the cost does not grow with the log."""
     found = []
-    for topic_id, name, end in reader.execute("SELECT id, name, next FROM topics").fetchall():
-        first, size = reader.execute(
-            f"SELECT COALESCE(MIN(offset), ?), COALESCE(SUM(LENGTH(value)), 0) FROM t_{topic_id}",  # noqa: S608
-            (end,),
-        ).fetchone()
-        found.append(TopicStats(name, 0, first, end, size))
+    for topic_id, name, end, size in reader.execute("SELECT id, name, next, bytes FROM topics").fetchall():
+        (first,) = reader.execute(f"SELECT MIN(offset) FROM t_{topic_id}").fetchone()  # noqa: S608 - our own name
+        found.append(TopicStats(name, 0, end if first is None else first, end, size))
     return found
 
 

@@ -106,7 +106,7 @@ def test_retention_never_removes_what_a_group_still_needs(tmp_path: Path) -> Non
     consumer.commit(consumer.poll(4, 1.0), Result())
     log._retain()
     log.consumer("late", ["t"])
-    assert [(s.first, s.end) for s in log.stats() if s.topic == "t"] == [(4, 10)]
+    assert [(s.first, s.end, s.size_bytes) for s in log.stats() if s.topic == "t"] == [(4, 10, 6)]
     log.close()
 
 
