@@ -93,7 +93,7 @@ class Gateway:
     async def show(self, request: web.Request) -> web.Response:
         """Tell what is active."""
         del request
-        return web.json_response(self._state(), headers={"ETag": f'"{self.version}"'})
+        return web.json_response(self._state(), headers={"ETag": self._etag()})
 
     async def change(self, request: web.Request) -> web.Response:
         """Set the weights: a release."""
@@ -110,6 +110,8 @@ class Gateway:
         if not key:
             raise web.HTTPBadRequest(text="Idempotency-Key is missing")
         if key not in self.rollbacks:
+            if request.headers.get("If-Match", self._etag()) != self._etag():
+                raise web.HTTPPreconditionFailed(text="the prompt was changed meanwhile")
             if self.weights[CANDIDATE] == 0:
                 raise web.HTTPConflict(text="there is nothing to roll back")
             self._set({INCUMBENT: 100, CANDIDATE: 0})
@@ -120,6 +122,9 @@ class Gateway:
         if sum(weights.values()) <= 0 or min(weights.values()) < 0:
             raise web.HTTPBadRequest(text="weights must be positive")
         self.previous, self.weights, self.version = self.weights, weights, self.version + 1
+
+    def _etag(self) -> str:
+        return f'"{self.version}"'
 
     def _state(self) -> dict[str, Any]:
         active = CANDIDATE if self.weights[CANDIDATE] else INCUMBENT
