@@ -326,6 +326,11 @@ class TargetSettings(Settings):
     """Read the state and record what would be called, but do not call it."""
 
 
+def _default_body() -> Any:
+    names = ("rollout", "candidate", "incumbent", "reason", "decision_id")
+    return {name: f"{{{{{name}}}}}" for name in names}
+
+
 class HttpTarget(TargetSettings):
     """Any gateway with an HTTP endpoint."""
 
@@ -337,13 +342,7 @@ class HttpTarget(TargetSettings):
     """HTTP method."""
     headers: dict[str, str] = Field(default_factory=dict, max_length=20)
     """Further headers; values may hold placeholders. Secrets belong into `token`."""
-    body: Any = {
-        "rollout": "{{rollout}}",
-        "candidate": "{{candidate}}",
-        "incumbent": "{{incumbent}}",
-        "reason": "{{reason}}",
-        "decision_id": "{{decision_id}}",
-    }
+    body: Any = Field(default_factory=_default_body)
     """JSON body; strings in it may hold placeholders, and a string that is one placeholder keeps its type."""
     token: Secret | None = None
     """Sent as `Authorization: Bearer …` with every request to this target."""
@@ -377,7 +376,7 @@ class RollbackSettings(OutgoingSettings):
     targets: tuple[HttpTarget, ...] = Field(default=(), max_length=100)
     """Gateways that can take a candidate back."""
     cooldown: Seconds = Field(default=1800.0, ge=0, le=30 * _DAY)
-    """Shortest time between two automatic rollbacks of one rollout."""
+    """Shortest time between two automatic rollbacks of one rollout on one route."""
     max_per_hour: int = Field(default=3, ge=0, le=1000)
     """Automatic rollbacks of all rollouts in an hour; more than a few bad releases an hour are something else."""
     max_verdict_age: Seconds = Field(default=_DAY, gt=0, le=30 * _DAY)

@@ -1,0 +1,171 @@
+"""From the wish to roll back to a call in the outbox: the safety rules, and what a person may decide.
+
+The rules for automatic calls, in this order: the kill switch is off; the target exists; the verdict is recent; this
+candidate of this rollout and route was not acted on before; the cooldown of the two has passed; the budget of the hour is not
+used up. Each has a name that is counted (``rollbacks_blocked.<why>``) and shown.
+"""
+
+from __future__ import annotations
+
+from sinks.alerts_settings import HttpTarget, RollbackSettings
+from sinks.incidents.incident import Incident, Rollback
+from sinks.incidents.outbox import queue_call
+from sinks.incidents.store import Ledger
+from stream.records import Verdict, stable_id
+
+_SECOND = 1_000_000_000
+_HOUR = 3600 * _SECOND
+
+
+def request_rollback(
+    ledger: Ledger, settings: RollbackSettings, incident: Incident, verdict: Verdict, now_ns: int
+) -> str:
+    """Act on a verdict that asks for a rollback, and return one line that says what became of it."""
+    ledger.count(incident.partition, "rollbacks_requested")
+    targets = settings.targets_of(incident.rollout)
+    if not targets and settings.mode != "observe":
+        return _blocked(ledger, incident, "no_target", now_ns)
+    said = []
+    # In observe mode a target need not exist: the point is to see what would be decided.
+    for target in targets or [HttpTarget(name="none", url="https://none.invalid/")]:
+        found = ledger.one(
+            Rollback,
+            "SELECT * FROM rollbacks WHERE incident_id = ? AND target = ?",
+            (incident.incident_id, target.name),
+        )
+        if found is not None and found.state != "blocked":
+            ledger.count(incident.partition, "rollbacks_blocked.already_acted")
+            said.append(f"{target.name}: already {found.state}")
+            continue
+        rollback = _rollback(settings, incident, verdict, target.name, now_ns)
+        if found is not None:
+            rollback.version = found.version
+        why = "" if settings.mode == "observe" else _why_not(ledger, settings, incident, verdict, now_ns)
+        if settings.mode == "observe":
+            rollback.state = "observed"
+            rollback.detail = "mode is observe: nothing was called"
+            ledger.count(incident.partition, "rollbacks_observed")
+        elif why:
+            rollback.state = "blocked"
+            rollback.detail = why
+            ledger.count(incident.partition, f"rollbacks_blocked.{why}")
+        elif settings.mode == "approve":
+            rollback.state = "awaiting_approval"
+            ledger.count(incident.partition, "rollbacks_awaiting_approval")
+        else:
+            rollback.state = "queued"
+            rollback.decided_at = now_ns
+            ledger.count(incident.partition, "rollbacks_queued")
+            queue_call(ledger, incident, target.name, rollback.rollback_id, rollback.decision_id, now_ns)
+        ledger.save(rollback, now_ns)
+        line = f"{target.name}: {rollback.state}{' (' + why + ')' if why else ''}"
+        ledger.remember(incident, now_ns, "rollback", line)
+        said.append(line)
+    return "; ".join(said)
+
+
+def _rollback(
+    settings: RollbackSettings, incident: Incident, verdict: Verdict, target: str, now_ns: int
+) -> Rollback:
+    return Rollback(
+        rollback_id=stable_id("rollback", incident.incident_id, target),
+        incident_id=incident.incident_id,
+        tenant=incident.tenant,
+        rollout=incident.rollout,
+        route=incident.route,
+        arm=incident.arm,
+        incumbent=verdict.incumbent or incident.incumbent,
+        candidate=incident.candidate,
+        target=target,
+        mode=settings.mode,
+        state="blocked",
+        automatic=int(settings.mode == "enforce"),
+        decision_id=verdict.verdict_id,
+        reason=verdict.reason[:500],
+        requested_at=now_ns,
+        partition=incident.partition,
+    )
+
+
+def _blocked(ledger: Ledger, incident: Incident, why: str, now_ns: int) -> str:
+    ledger.count(incident.partition, f"rollbacks_blocked.{why}")
+    ledger.remember(incident, now_ns, "rollback", f"blocked ({why})")
+    return f"blocked ({why})"
+
+
+def _why_not(
+    ledger: Ledger, settings: RollbackSettings, incident: Incident, verdict: Verdict, now_ns: int
+) -> str:
+    if settings.kill_switch or ledger.rows("SELECT 1 FROM meta WHERE key = 'kill_switch' AND value <> ''"):
+        return "kill_switch"
+    if now_ns - verdict.time_unix_nano > settings.max_verdict_age * _SECOND:
+        return "stale"
+    # Acted on means decided and not taken back since, whatever the gateway answered.
+    if ledger.rows(
+        "SELECT 1 FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND candidate = ? AND incident_id <> ? "
+        "AND decided_at > 0 AND state NOT IN ('blocked', 'cancelled') LIMIT 1",
+        (incident.tenant, incident.rollout, incident.route, incident.candidate, incident.incident_id),
+    ):
+        return "already_acted"
+    if settings.mode == "approve":
+        return ""  # a person stands between; the limits below are for machines
+    if ledger.rows(
+        "SELECT 1 FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND incident_id <> ? "
+        "AND automatic = 1 AND decided_at > ? AND state NOT IN ('blocked', 'cancelled') LIMIT 1",
+        (
+            incident.tenant, incident.rollout, incident.route, incident.incident_id,
+            now_ns - int(settings.cooldown * _SECOND),
+        ),
+    ):  # fmt: skip
+        return "cooldown"
+    # Several targets of one incident are one rollback.
+    used = ledger.rows(
+        "SELECT count(DISTINCT incident_id) AS n FROM rollbacks WHERE automatic = 1 AND decided_at > ? "
+        "AND incident_id <> ? AND state NOT IN ('blocked', 'cancelled')",
+        (now_ns - _HOUR, incident.incident_id),
+    )[0]["n"]
+    return "budget" if used >= settings.max_per_hour else ""
+
+
+def called(ledger: Ledger, incident: Incident) -> bool:
+    """Return whether a gateway has taken the candidate of ``incident`` back, verified or not."""
+    return bool(
+        ledger.rows(
+            "SELECT 1 FROM rollbacks WHERE incident_id = ? AND called_at > 0 LIMIT 1", (incident.incident_id,)
+        )
+    )
+
+
+def recently_rolled_back(
+    ledger: Ledger, settings: RollbackSettings, verdict: Verdict
+) -> bool:
+    """Return whether ``verdict`` is an echo of a candidate that was verified to be gone."""
+    found = ledger.one(
+        Rollback,
+        "SELECT * FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND candidate = ? AND state = 'verified' "
+        "ORDER BY verified_at DESC LIMIT 1",
+        (verdict.tenant, verdict.rollout, verdict.route, verdict.candidate),
+    )
+    if found is None:
+        return False
+    # A candidate without traffic sends no data: that is what was wanted.
+    quiet_until = found.verified_at + int(settings.quiet_after * _SECOND)
+    return verdict.state == "no_data" or verdict.time_unix_nano <= quiet_until
+
+
+def cancel_requests(ledger: Ledger, incident: Incident, why: str, now_ns: int) -> None:
+    """End the rollbacks of ``incident`` that no one has called yet."""
+    for rollback in ledger.all(
+        Rollback,
+        "SELECT * FROM rollbacks WHERE incident_id = ? AND state IN ('awaiting_approval', 'queued') AND sent = 0",
+        (incident.incident_id,),
+    ):
+        rollback.state = "cancelled"
+        rollback.detail = why
+        ledger.save(rollback, now_ns)
+        ledger.count(incident.partition, "rollbacks_cancelled")
+        ledger.execute(
+            "UPDATE outbox SET state = 'cancelled', error = ?, done_at = ? WHERE incident_id = ? AND note = ? "
+            "AND event = 'call' AND state = 'queued'",
+            (why, now_ns, incident.incident_id, rollback.rollback_id),
+        )
