@@ -1,0 +1,319 @@
+"""Finds entities in texts and replaces them.
+
+One pass of one pattern over all texts of a request (the gate) says which texts need a closer look: most need none. Only
+those are read as JSON where they are JSON, in all their readings (:mod:`collector.redaction.view`) where they are not, and
+rule by rule. Overlapping finds are replaced as one, and a changed text is scanned again until nothing is found, so that
+redacting twice is redacting once.
+
+Whatever cannot be scanned in full is :class:`collector.redaction.rule.Unscannable`: the caller must not let it pass.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+import msgspec
+import re2
+
+from collector.redaction import view as view_module
+from collector.redaction.json_text import JsonText
+from collector.redaction.operator import Operators
+from collector.redaction.pattern import latin1, utf8, without_anchors
+from collector.redaction.policy import effective_rules, policy_version, self_test
+from collector.redaction.rule import CONTEXT_BYTES, Hit, Rule, Unscannable
+from collector.redaction.view import View, views
+from collector.settings import RedactionSettings
+
+# Replacing can bring parts together that form something new; it does so once or twice, never often.
+_MAX_ROUNDS = 5
+_MAX_JSON_IN_JSON = 6
+# What earlier replacements left behind; it is no context for what stands next to it.
+_REPLACED = re.compile(rb"\[[A-Z][A-Z0-9_]*\]|pii:[a-z0-9_]+:[a-z0-9]+:[a-z]+")
+_ESCAPE_LETTERS = b"bfnrt"
+
+
+class Redacted(msgspec.Struct, frozen=True):
+    """A text with its finds replaced, and what was found."""
+
+    text: bytes
+    entities: tuple[str, ...]
+
+
+class Engine:
+    """The redaction engine. Holds no state between calls and may be used by several threads.
+
+    Parameters
+    ----------
+    settings
+        The policy.
+    rules
+        The rules in place of the built-in ones.
+
+    Raises
+    ------
+    ConfigError
+        A pattern is not valid RE2, a rule fails its own examples, an entity is unknown, or a key is missing or short.
+    """
+
+    def __init__(
+        self, settings: RedactionSettings | None = None, *, rules: Sequence[Rule] | None = None
+    ) -> None:
+        self._settings = settings or RedactionSettings()
+        self.rules = effective_rules(self._settings, rules)
+        self.policy_version = policy_version(self._settings, self.rules)
+        self._operators = Operators(self._settings, self.rules)
+        self._allow: frozenset[bytes] = frozenset()
+        self._json = JsonText(self._settings.max_json_depth)
+        self._max_candidates = self._settings.max_candidates
+        self._patterns = [utf8(rule.pattern, rule.name, captures=True) for rule in self.rules]
+        self._value_group = [pattern.groupindex.get(b"value", 0) for pattern in self._patterns]
+        self._contexts = [_context(rule.context) for rule in self.rules]
+        self._compile_gates()
+        self_test(self, self.rules)
+        # Only now: an allowed text may be a rule's example.
+        self._allow = frozenset(text.encode() for text in self._settings.allow)
+
+    def _compile_gates(self) -> None:
+        own = {rule.gate for rule in self.rules if rule.gate}
+        gates = [view_module.GATE, *sorted(own)]
+        self._locators = [latin1("|".join(f"(?:{gate})" for gate in gates).encode("latin-1"))]
+        derived = {rule.pattern: without_anchors(rule.pattern) for rule in self.rules if not rule.gate}
+        if derived:
+            # A user's pattern may ask for characters that JSON escapes, so each text with a backslash is looked at.
+            joined = "|".join(f"(?:{gate})" for gate in (r"\\", *derived.values()))
+            self._locators.append(utf8(joined, "rules together"))
+        self._narrow: list[Sequence[int]] = []  # per member of the set: the rules it stands for
+        options = re2.Options()
+        options.encoding = re2.Options.Encoding.LATIN1
+        options.never_capture = True
+        options.max_mem = 64 << 20
+        self._set = re2.Set.SearchSet(options)
+        for gate in sorted(own):
+            self._set.Add(gate.encode("latin-1"))
+            self._narrow.append([index for index, rule in enumerate(self.rules) if rule.gate == gate])
+        self._set.Compile()
+        self._always = [index for index, rule in enumerate(self.rules) if not rule.gate]
+
+    # Finding
+
+    def redact(self, text: str, *, hint: str = "", tenant: str = "default") -> tuple[str, tuple[str, ...]]:
+        """Redact one text; return it with the entities found.
+
+        Raises
+        ------
+        Unscannable
+            It could not be scanned in full.
+        """
+        found = self.redact_batch([text.encode("utf-8", "surrogatepass")], [hint], tenant=tenant)
+        if not found:
+            return text, ()
+        result = found[0]
+        if isinstance(result, Unscannable):
+            raise result
+        return result.text.decode("utf-8", "surrogatepass"), result.entities
+
+    def entities_in(self, text: str) -> frozenset[str]:
+        """Return every entity that is found in ``text``, also those that a longer find covers.
+
+        Raises
+        ------
+        Unscannable
+            It could not be scanned in full.
+        """
+        raw = text.encode("utf-8", "surrogatepass")
+        work = _Work(self._max_candidates)
+        if self._suspects([raw]):
+            self._redact(raw, "", "default", work, 0)
+        return frozenset(self.rules[index].name for index in work.rules)
+
+    def redact_batch(
+        self, texts: Sequence[bytes], hints: Sequence[str], *, tenant: str = "default"
+    ) -> dict[int, Redacted | Unscannable]:
+        """Redact many texts; return those that changed, by index.
+
+        Parameters
+        ----------
+        texts
+            UTF-8.
+        hints
+            For each text the attribute key (or JSON key) it is the value of, or an empty string. A hint is context: it
+            can tell a telephone number from an order number.
+        tenant
+            Pseudonyms of different tenants differ.
+        """
+        found: dict[int, Redacted | Unscannable] = {}
+        for index in self._suspects(texts):
+            try:
+                result = self._redact(texts[index], hints[index], tenant, _Work(self._max_candidates), 0)
+            except Unscannable as error:
+                found[index] = error
+                continue
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                RecursionError,
+                TypeError,
+                ValueError,
+            ) as error:
+                # A bug, here or in a check. The text must not pass because of it.
+                found[index] = Unscannable("scan_failed", error.__class__.__name__)
+                continue
+            if result is not None:
+                found[index] = result
+        return found
+
+    def _suspects(self, texts: Sequence[bytes]) -> list[int]:
+        """Return the indices of texts in which any gate is open, ascending."""
+        joined = b"\n".join(texts)
+        ends = list(accumulate([len(text) + 1 for text in texts]))
+        indices: set[int] = set()
+        for locator in self._locators:
+            search, position, size = locator.search, 0, len(joined)
+            while position < size and (match := search(joined, position)) is not None:
+                start, end = match.span()
+                first = bisect_right(ends, start)
+                last = bisect_right(ends, max(start, end - 1), first) if end > ends[first] else first
+                indices.update(range(first, min(last, len(texts) - 1) + 1))
+                position = ends[min(last, len(texts) - 1)]
+        return sorted(indices)
+
+    def _redact(self, text: bytes, hint: str, tenant: str, work: _Work, depth: int) -> Redacted | None:
+        if depth < _MAX_JSON_IN_JSON and (document := self._json.parse(text)) is not None:
+            return self._redact_json(document, hint, tenant, work, depth)
+        entities: list[str] = []
+        for _ in range(_MAX_ROUNDS):
+            hits = self._hits(text, hint, work)
+            if not hits:
+                return Redacted(text, tuple(entities)) if entities else None
+            text = self._replace(text, hits, hint, tenant, entities)
+        raise Unscannable("unstable", "replacing what was found keeps forming something new")
+
+    def _redact_json(
+        self, document: JsonText.Document, hint: str, tenant: str, work: _Work, depth: int
+    ) -> Redacted | None:
+        leaves, hints = document.leaves(hint)
+        entities: list[str] = []
+        for index in self._suspects(leaves):
+            result = self._redact(leaves[index], hints[index], tenant, work, depth + 1)
+            if result is not None:
+                document.replace(index, result.text)
+                entities += result.entities
+        if not entities and not document.duplicates:
+            return None
+        # Of two equal keys only the last was read, so the text is written anew without the first.
+        return Redacted(document.dump(), tuple(entities))
+
+    def _hits(self, text: bytes, hint: str, work: _Work) -> list[Hit]:
+        hits: list[Hit] = []
+        raw: list[Hit] = []
+        for view in views(text):
+            found = self._hits_in(text if view is None else view.text, hint, work)
+            if view is None:
+                raw = found
+            else:
+                hits += _mapped(view, found)
+        if raw:
+            starts = {(hit.start, hit.rule) for hit in hits}
+            hits += [_without_escape_letter(hit, text, starts) for hit in raw]
+        return hits
+
+    def _hits_in(self, text: bytes, hint: str, work: _Work) -> list[Hit]:
+        hits: list[Hit] = []
+        members = self._set.Match(text) if self._narrow else None
+        candidates = [*self._always]
+        for member in members or ():
+            candidates += self._narrow[member]
+        for index in candidates:
+            rule, group = self.rules[index], self._value_group[index]
+            for match in self._patterns[index].finditer(text):
+                start, end = match.span(group)
+                if start < 0:  # an alternative of the pattern that has no group
+                    start, end = match.span()
+                if start == end:
+                    continue
+                work.spend()
+                if (context := self._contexts[index]) is not None:
+                    before = _REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start])
+                    if not (context.search(before.lower()) or context.search(hint.lower().encode())):
+                        continue
+                spans = ((start, end),) if rule.check is None else rule.check(text, start, end, hint)
+                for low, high in spans:
+                    if text[low:high] not in self._allow:
+                        hits.append(Hit(low, high, index))
+                        work.rules.add(index)
+        return hits
+
+    # Replacing
+
+    def _replace(self, text: bytes, hits: list[Hit], hint: str, tenant: str, entities: list[str]) -> bytes:
+        """Replace the union of ``hits``. Where some overlap, the longest names the whole."""
+        hits.sort(key=lambda hit: (hit.start, hit.end))
+        pieces: list[bytes] = []
+        position = index = 0
+        while index < len(hits):
+            best = hits[index]
+            start, end = best.start, best.end
+            index += 1
+            while index < len(hits) and hits[index].start < end:
+                hit = hits[index]
+                end = max(end, hit.end)
+                if (hit.end - hit.start, -hit.rule) > (best.end - best.start, -best.rule):
+                    best = hit
+                index += 1
+            pieces += (
+                text[position:start],
+                self._operators.replacement(best.rule, text[start:end], hint, tenant),
+            )
+            entities.append(self.rules[best.rule].name)
+            position = end
+        pieces.append(text[position:])
+        return b"".join(pieces)
+
+
+class _Work:
+    """The work on one text. It is bounded: checks cost microseconds each, and a text can be made of candidates."""
+
+    __slots__ = ("left", "rules")
+
+    def __init__(self, candidates: int) -> None:
+        self.left = candidates
+        self.rules: set[int] = set()
+
+    def spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Unscannable(
+                "too_many_candidates", "one string has more candidate matches than max_candidates"
+            )
+
+
+def _mapped(view: View, hits: list[Hit]) -> list[Hit]:
+    return [Hit(*view.origin(hit.start, hit.end), hit.rule) for hit in hits]
+
+
+def _without_escape_letter(hit: Hit, text: bytes, starts: set[tuple[int, int]]) -> Hit:
+    """Undo the gluing of ``\\n`` to what follows: the letter belongs to the escape if the undone reading starts behind it."""
+    start = hit.start
+    if (
+        start > 0
+        and text[start - 1] == 0x5C
+        and text[start] in _ESCAPE_LETTERS
+        and (start + 1, hit.rule) in starts
+    ):
+        return Hit(start + 1, hit.end, hit.rule)
+    return hit
+
+
+def _context(words: Sequence[str]) -> re.Pattern[bytes] | None:
+    """Return a pattern of ``words``. Short words must stand alone: ``tel`` is not in ``hotel``."""
+    if not words:
+        return None
+    parts = [
+        rf"(?<![a-z]){re.escape(word.lower())}(?![a-z])" if len(word) <= 4 else re.escape(word.lower())
+        for word in words
+    ]
+    return re.compile("|".join(parts).encode())

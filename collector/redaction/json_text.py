@@ -1,0 +1,134 @@
+"""JSON inside a string: read it, change leaves and keys, write it again only if something changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+# Shorter numbers are no card, account or telephone number of any country.
+_SHORTEST_NUMBER = 9
+
+
+class JsonText:
+    """Reads JSON to a bounded depth."""
+
+    def __init__(self, max_depth: int) -> None:
+        self._max_depth = max_depth
+
+    class Document:
+        """A JSON text taken apart into leaves that can be replaced."""
+
+        def __init__(self, value: Any, *, duplicates: bool) -> None:
+            self._root: list[Any] = [value]
+            self._places: list[tuple[Any, Any, bool]] = []  # container, key or index, is it the key itself
+            self._renamed: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
+            self.duplicates = duplicates
+
+        def leaves(self, hint: str) -> tuple[list[bytes], list[str]]:
+            """Return all strings, keys and long numbers as UTF-8, and for each the key it stands under."""
+            texts: list[bytes] = []
+            hints: list[str] = []
+            stack: list[tuple[Any, str]] = [(self._root, hint)]
+            while stack:
+                container, key = stack.pop()
+                items = container.items() if isinstance(container, dict) else enumerate(container)
+                for name, item in items:
+                    under = name if isinstance(name, str) else key
+                    if isinstance(name, str):
+                        texts.append(name.encode("utf-8", "surrogatepass"))
+                        hints.append("")
+                        self._places.append((container, name, True))
+                    if isinstance(item, str):
+                        texts.append(item.encode("utf-8", "surrogatepass"))
+                    elif isinstance(item, dict | list):
+                        stack.append((item, under))
+                        continue
+                    elif (
+                        isinstance(item, int | float) and len(number := number_text(item)) >= _SHORTEST_NUMBER
+                    ):
+                        texts.append(number)
+                    else:
+                        continue
+                    hints.append(under)
+                    self._places.append((container, name, False))
+            return texts, hints
+
+        def replace(self, index: int, text: bytes) -> None:
+            """Put ``text`` in place of leaf ``index``. A key takes effect when the document is written."""
+            container, name, is_key = self._places[index]
+            new = text.decode("utf-8", "surrogatepass")
+            if is_key:
+                self._renamed.setdefault(id(container), (container, {}))[1][name] = new
+            else:
+                container[name] = new
+
+        def dump(self) -> bytes:
+            """Return the document as compact JSON."""
+            for container, names in self._renamed.values():
+                items = list(container.items())
+                container.clear()
+                for name, item in items:
+                    container[unique(names.get(name, name), container)] = item
+            value = self._root[0]
+            try:
+                return orjson.dumps(value)
+            except TypeError:  # numbers beyond 64 bits, lone surrogates
+                return json.dumps(value, separators=(",", ":")).encode()
+
+    def parse(self, text: bytes) -> JsonText.Document | None:
+        """Return the document, or ``None`` if ``text`` is not a JSON object, array or string, or is too deep."""
+        if text.lstrip()[:1] not in (b"{", b"[", b'"') or text.rstrip()[-1:] not in (b"}", b"]", b'"'):
+            return None
+        duplicates = False
+
+        def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+            nonlocal duplicates
+            made = dict(items)
+            duplicates |= len(made) != len(items)
+            return made
+
+        try:
+            # The standard library's reader, because it shows duplicate keys and keeps large integers.
+            value = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return None
+        if not _within(value, self._max_depth):
+            return None
+        return self.Document(value, duplicates=duplicates)
+
+
+def unique(name: str, taken: Any) -> str:
+    """Return ``name``, or ``name_2``, ``name_3``... if it is in ``taken``: two redacted keys must not become one."""
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
+
+
+def number_text(number: int | float) -> bytes:
+    """Return a number as people write it: 4111111111111111.0 is sixteen digits."""
+    if isinstance(number, float) and number.is_integer() and abs(number) < 1e21:
+        number = int(number)
+    return str(number).encode()
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def _within(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return True
+    return False

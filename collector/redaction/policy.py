@@ -1,0 +1,113 @@
+"""Which rules are in force, what their version is called, and whether each does what it says."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from collector.redaction import rules as rules_package
+from collector.redaction.rule import Rule
+from collector.redaction.validator import validator
+from collector.settings import RedactionSettings, RuleSettings
+from stream.errors import ConfigError
+from stream.records import stable_id
+
+if TYPE_CHECKING:
+    from collector.redaction.engine import Engine
+
+# Part of the policy version: raised when the engine itself finds more, or less, with the same rules.
+_ENGINE = "1"
+_OFFSETS = (0, 1, 7, 15, 31, 63)
+
+
+def built_in_rules() -> list[Rule]:
+    """Return the rules of every file in ``collector/redaction/rules``, in the order of the files' names.
+
+    Raises
+    ------
+    ConfigError
+        A built-in rule has fewer than three examples of either kind.
+    """
+    found: list[Rule] = []
+    for info in sorted(pkgutil.iter_modules(rules_package.__path__), key=lambda item: item.name):
+        module = importlib.import_module(f"{rules_package.__name__}.{info.name}")
+        found += module.RULES
+    for rule in found:
+        if len(rule.must_match) < 3 or len(rule.must_not_match) < 3:
+            raise ConfigError(f"built-in redaction rule {rule.name} needs three examples of each kind")
+    return found
+
+
+def effective_rules(settings: RedactionSettings, rules: Sequence[Rule] | None = None) -> tuple[Rule, ...]:
+    """Return the built-in rules (or ``rules``) and the user's own, without the disabled ones.
+
+    Raises
+    ------
+    ConfigError
+        ``disable`` names an unknown entity, or a validator does not exist.
+    """
+    found = [*(built_in_rules() if rules is None else rules), *(_user_rule(rule) for rule in settings.rules)]
+    names = {rule.name for rule in found}
+    if unknown := set(settings.disable) - names:
+        raise ConfigError(
+            f"redaction.disable names {sorted(unknown)}, which no rule finds; known are {sorted(names)}"
+        )
+    return tuple(rule for rule in found if rule.name not in settings.disable)
+
+
+def _user_rule(settings: RuleSettings) -> Rule:
+    return Rule(
+        name=settings.name,
+        gate="",  # derived from the pattern
+        pattern=settings.pattern,
+        check=validator(settings.validator, settings.name) if settings.validator else None,
+        context=settings.context,
+        must_match=settings.must_match,
+        must_not_match=settings.must_not_match,
+    )
+
+
+def policy_version(settings: RedactionSettings, rules: Sequence[Rule]) -> str:
+    """Return 12 hex digits that change whenever the same data could be redacted differently."""
+    parts = [_ENGINE, settings.model_dump_json(exclude={"rules"})]
+    validators = {rule.name: rule.validator or "" for rule in settings.rules}
+    for rule in rules:
+        check = getattr(rule.check, "__qualname__", "")
+        parts += (rule.name, rule.gate, rule.pattern, check, validators.get(rule.name, ""), *rule.context)
+    return stable_id(*parts)[:12]
+
+
+def self_test(engine: Engine, rules: Sequence[Rule]) -> None:
+    """Try every rule's examples: as they are, behind text of many lengths, at the end, and inside JSON.
+
+    Raises
+    ------
+    ConfigError
+        A rule misses what it must match, or matches what it must not; the message names rule and example.
+    """
+    names: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for rule in rules:
+        must, must_not = names.setdefault(rule.name, ({}, {}))
+        must.update(dict.fromkeys(rule.must_match))
+        must_not.update(dict.fromkeys(rule.must_not_match))
+    for name, (must, must_not) in names.items():
+        for wanted, examples in ((True, must), (False, must_not)):
+            for number, example in enumerate(examples, 1):
+                for form in _forms(example) if wanted else (example,):
+                    if (name in engine.entities_in(form)) != wanted:
+                        # The example itself is not shown: a user's may be real.
+                        raise ConfigError(
+                            f"redaction rule {name} {'misses' if wanted else 'wrongly matches'} example {number} of "
+                            f"{'must_match' if wanted else 'must_not_match'}"
+                        )
+
+
+def _forms(example: str) -> list[str]:
+    forms = ["." * offset + " " + example for offset in _OFFSETS]
+    forms += (example, example + "\n", f"\n{example}\n")
+    inside = example.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    # The second one is cut off, so it can only be read as text with escapes.
+    forms += (f'{{"content":"a\\n{inside}\\n"}}', f'[{{"content":"a\\n{inside}\\n", "role')
+    return forms

@@ -1,0 +1,65 @@
+"""What a redaction rule is: data. The engine knows nothing about any entity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from stream.errors import Permanent
+
+Span = tuple[int, int]
+# (text, start, end, hint) of a candidate -> the parts of it, or next to it, that really are the entity.
+Check = Callable[[bytes, int, int, str], Iterator[Span]]
+
+# How far before a match its context words may stand, in bytes.
+CONTEXT_BYTES = 48
+
+
+class Unscannable(Permanent):
+    """A text could not be scanned in full, so it must not pass."""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One way of finding one entity. Several rules may share a ``name``.
+
+    Finding goes in three steps, each cheaper to skip than the next: ``gate``, ``pattern``, then ``context`` and ``check``.
+
+    Parameters
+    ----------
+    name
+        The entity, upper case: what tags, counters and settings call it.
+    gate
+        RE2 fragment in Latin-1 (one byte is one character) that every text with this entity contains, also when the text
+        stands inside JSON: so no ``\\b``, no ``^``, no newline, no quote. It may match far more than the entity.
+    pattern
+        RE2 pattern of candidates over UTF-8. With a group called ``value`` only the group is the candidate.
+    check
+        Narrows a candidate down; without one the candidate is the entity.
+    context
+        Words, lower case, of which one must stand within 48 bytes before the candidate or in the attribute's key.
+    canonical
+        Form in which equal values are equal (digits only, lower case); pseudonyms are made of it.
+    keep_last
+        Characters that the operator ``mask`` leaves at the end.
+    must_match, must_not_match
+        Texts tried at start-up, at many offsets and inside JSON; a rule that fails refuses to start.
+    """
+
+    name: str
+    gate: str
+    pattern: str
+    check: Check | None = None
+    context: tuple[str, ...] = ()
+    canonical: Callable[[str], str] | None = None
+    keep_last: int = 0
+    must_match: tuple[str, ...] = ()
+    must_not_match: tuple[str, ...] = ()
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """``text[start:end]`` (bytes) is an entity that ``rules[rule]`` found."""
+
+    start: int
+    end: int
+    rule: int

@@ -1,0 +1,173 @@
+"""How to reach a person: e-mail addresses and telephone numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from collector.redaction.rule import CONTEXT_BYTES, Rule, Span
+from collector.redaction.validator import is_digit, is_word
+
+_LOCAL = r"[\p{L}\p{N}.!#$%&'*+/=?^_`{|}~-]"
+_LABEL = r"[\p{L}\p{N}](?:[\p{L}\p{N}-]*[\p{L}\p{N}])?"
+
+# Groups of digits as telephone numbers are written. The check decides where the number ends.
+_GROUPS = re.compile(rb"[0-9]+")
+_NORTH_AMERICAN = re.compile(
+    rb"(?:1[ .-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([.-]))[2-9][0-9]{2}[ .-][0-9]{4}"
+)
+_CALL = re.compile(
+    rb"phone|mobile|telefon|tele?fono|t[e\xc3\xa9]+l[e\xc3\xa9]+ph|handy|whatsapp|contact|call|dial|reach|sms"
+    rb"|(?<![a-z])(?:tel|cell|fax|ring|text)(?![a-z])"
+)
+_REPLACED = re.compile(rb"\[[A-Z][A-Z0-9_]*\]|pii:[a-z0-9_]+:[a-z0-9]+:[a-z]+")
+# Where numbers written without a country code are tried, if a word says that a telephone number comes.
+_REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "AU", "IN", "BR")
+_MOST_DIGITS = 15  # ITU-T E.164
+_FEWEST_DIGITS = 7  # with a country code; the pattern asks for nine without
+
+
+def _email(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept it, but for a leading or doubled dot and the punctuation that stands before an address in prose."""
+    while start < end and text[start] in b".'/=?!#&*{|}~^`-+$%":
+        start += 1
+    if text[start] != 0x40:
+        yield start, end
+
+
+def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Find the telephone numbers in a run of digit groups.
+
+    A number with a country code must have a length that exists in that country; a North American number must be
+    written as one; any other national number needs a word such as "phone" before it and must be valid in its country.
+    """
+    if is_word(text, start - 1) or text[start - 1 : start] in (b"_", b"#"):
+        return
+    if text[start - 1 : start] in (b".", b"-", b",") and is_digit(text, start - 2):
+        return
+    plus = text[start : start + 1] == b"+"
+    ends = [match.end() for match in _GROUPS.finditer(text, start, end)]
+    starts = [match.start() for match in _GROUPS.finditer(text, start, end)]
+    if plus or text[start : start + 2] == b"00":
+        if (stop := _international(text, start, ends, plus=plus)) is not None:
+            yield start, stop
+        return
+    found = False
+    for match in _NORTH_AMERICAN.finditer(text, start, end):
+        low, high = match.span()
+        if (
+            not is_digit(text, low - 1)
+            and not is_word(text, high)
+            and text[low - 2 : low] not in (b"0-", b"0.")
+        ):
+            found = True
+            yield low, high
+    if found:
+        return
+    before = _REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start]).lower()
+    if _CALL.search(before) or _CALL.search(hint.lower().encode()):
+        for stop in reversed(ends):
+            digits = sum(e - s for s, e in zip(starts, ends, strict=True) if e <= stop)
+            if (
+                _FEWEST_DIGITS <= digits <= _MOST_DIGITS
+                and not is_word(text, stop)
+                and _national(text[start:stop])
+            ):
+                yield start, stop
+                return
+
+
+def _international(text: bytes, start: int, ends: list[int], *, plus: bool) -> int | None:
+    """Return where the longest possible number that starts at ``start`` ends."""
+    import phonenumbers
+
+    best: int | None = None
+    for stop in reversed(ends):
+        if is_word(text, stop):
+            continue
+        written = text[start:stop].decode("ascii", "replace")
+        digits = sum(character.isdigit() for character in written)
+        if digits < _FEWEST_DIGITS or digits > _MOST_DIGITS + 2:
+            continue
+        try:
+            number = phonenumbers.parse(written if plus else "+" + written[2:], None)
+        except phonenumbers.NumberParseException:
+            continue
+        if phonenumbers.is_valid_number(number):
+            return stop
+        # Without the plus only a number that exists counts: 00 begins many other numbers.
+        if best is None and plus and phonenumbers.is_possible_number(number):
+            best = stop
+    return best
+
+
+def _national(written: bytes) -> bool:
+    import phonenumbers
+
+    for region in _REGIONS:
+        try:
+            number = phonenumbers.parse(written.decode("ascii", "replace"), region)
+        except phonenumbers.NumberParseException:
+            continue
+        if phonenumbers.is_valid_number(number):
+            return True
+    return False
+
+
+def _digits(text: str) -> str:
+    return "".join(character for character in text if character.isdigit())
+
+
+RULES = (
+    Rule(
+        name="EMAIL",
+        gate=r"[^\x00-\x20]@[0-9A-Za-z\x80-\xff\[]",
+        pattern=rf"{_LOCAL}+@(?:{_LABEL}\.)+(?:xn--[a-z0-9-]+|\p{{L}}{{2,63}})",
+        check=_email,
+        canonical=str.lower,
+        must_match=(
+            "jane.doe@example.com",
+            "<o'brien+tag@mail.example.co.uk>,",
+            "Write to müller@bücher.example.",
+            "mailto:a_b@x-y.io?subject=hi",
+            "jane%40example.com",
+        ),
+        must_not_match=(
+            "@property",
+            "@types/node@18.2.0",
+            "git@github",
+            "meet me @ noon",
+            "user@localhost",
+            "a @ b.com",
+        ),
+    ),
+    Rule(
+        name="PHONE",
+        gate=r"\+\(?[0-9][0-9 ().%/\x80-\xff-]{6}|[0-9](?:[ \t()./%\x80-\xff-]{0,4}[0-9]){8}",
+        pattern=r"\+\(?[0-9](?:[ ./()-]{0,2}[0-9]){6,24}|\(?[0-9](?:[ ./()-]{0,2}[0-9]){8,24}",
+        check=_phone,
+        canonical=_digits,
+        must_match=(
+            "+1 415-555-2671",
+            "+49 30 901820",
+            "(415) 555-2671",
+            "415.555.2671",
+            "1-800-555-0199",
+            "+447911123456",
+            "Tel. 020 7946 0958",
+            "my phone number is 4155552671",
+            "0049 30 901820",
+        ),
+        must_not_match=(
+            "4155552671",
+            "2024-08-06 12:30:45",
+            "1718900000000000000",
+            "order 415-555-26",
+            "3.14159265358979",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "lat 51.5073509, lon -0.1277583",
+            "1,234,567.89",
+            "192.168.100.200",
+        ),
+    ),
+)

@@ -1,0 +1,128 @@
+"""Where somebody is on a network: IP addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from collector.redaction.rule import Rule, Span
+from collector.redaction.validator import is_digit, is_word
+
+_VERSION = re.compile(
+    rb"(?:version|ver|release|rel|revision|rev|build|firmware|kernel|driver|section|chapter|clause|sdk|v)"
+    rb"[\"'\s:=_.#-]*$|[=~<>!]=\s*[\"']?$",
+    re.IGNORECASE,
+)
+_PACKAGE_LEFT = re.compile(rb"[A-Za-z][-_]$")
+_PACKAGE_RIGHT = re.compile(rb"\.(?:tar|tgz|zip|whl|jar|gz|deb|rpm|exe|dll|so|dmg|pkg|msi)\b|[-+][A-Za-z]")
+_ADDRESS = re.compile(
+    rb"(?<![a-z])(?:ip|ipv4|host|from|client|server|peer|remote|addr|address|ping|ssh|dns|proxy|gateway)(?![a-z])"
+)
+
+
+def _ipv4(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept four numbers up to 255 that are neither part of a version number nor the machine itself."""
+    if is_word(text, start - 1) or is_word(text, end):
+        return
+    if text[start - 1 : start] in (b".", b",") and is_digit(text, start - 2):
+        return
+    if text[end : end + 1] in (b".", b",") and is_digit(text, end + 1):
+        return
+    octets = [int(octet) for octet in text[start:end].split(b".")]
+    if max(octets) > 255 or octets[0] == 127 or set(octets) in ({0}, {255}):
+        return
+    before = text[max(0, start - 16) : start]
+    if "version" in hint.lower() or _VERSION.search(before):
+        return
+    if _PACKAGE_LEFT.search(before) and _PACKAGE_RIGHT.match(text, end, end + 8):
+        return
+    # 1.2.3.4 is a version, a paragraph or an address. Four digits hide nobody's address: fewer than one address in
+    # 400,000 looks like that, and most of those are public resolvers. A word that says "address" decides.
+    if max(octets) < 10:
+        around = text[max(0, start - 24) : start].lower() + b" " + hint.lower().encode()
+        if not _ADDRESS.search(around) and text[end : end + 1] != b":":
+            return
+    yield start, end
+
+
+def _ipv6(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept what :mod:`ipaddress` reads, unless it looks like a time, a scope in code, or a list of bytes."""
+    while end > start and text[end - 1] in b":." and text[end - 2 : end] != b"::":
+        end -= 1
+    if text[start : start + 1] == b":" and text[start : start + 2] != b"::":
+        start += 1
+    if (
+        is_word(text, start - 1)
+        or is_word(text, end)
+        or b"_" in (text[start - 1 : start], text[end : end + 1])
+    ):
+        return
+    written = text[start:end].decode("ascii")
+    try:
+        address = ipaddress.IPv6Address(written)
+    except ValueError:
+        return
+    groups = [group for group in written.split(":") if group]
+    if address.is_loopback or address.is_unspecified or not any(c.isdigit() for c in written):
+        return
+    if len(groups) < 3 and len(groups[0]) < 3:
+        return
+    if len(groups) == 8 and all(len(group) == 2 for group in groups):
+        return
+    yield start, end
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return text
+
+
+RULES = (
+    Rule(
+        name="IPV4",
+        gate=r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
+        pattern=r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}",
+        check=_ipv4,
+        canonical=_address,
+        must_match=(
+            "203.0.113.77",
+            "from 10.20.30.40:8080",
+            "[198.51.100.23]",
+            "client ip 1.2.3.4",
+            "http://192.168.0.12/x",
+        ),
+        must_not_match=(
+            "version 10.20.30.40",
+            "1.2.3.4",
+            "v203.0.113.77",
+            "300.1.2.3",
+            "1.3.6.1.4.1.311",
+            "127.0.0.1",
+        ),
+    ),
+    Rule(
+        name="IPV6",
+        gate=r"[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:",
+        pattern=r"[0-9A-Fa-f:]*:[0-9A-Fa-f]{0,4}:(?:[0-9A-Fa-f:]*(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?)",
+        check=_ipv6,
+        canonical=_address,
+        must_match=(
+            "2001:db8:85a3::8a2e:370:7334",
+            "[fe80::1ff:fe23:4567:890a]",
+            "peer 2001:0db8:0000:0000:0000:ff00:0042:8329.",
+            "::ffff:203.0.113.77",
+        ),
+        must_not_match=(
+            "12:34:56",
+            "std::vector",
+            "a::b",
+            "x[1::2]",
+            "::1",
+            "aa:bb:cc:dd:ee:ff:00:11",
+            "dead::beef",
+        ),
+    ),
+)
