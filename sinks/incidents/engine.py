@@ -157,7 +157,8 @@ class IncidentEngine:
             ledger.save(condition, now_ns)
             ledger.remember(incident, now_ns, "recovered", verdict.rubric)
             left = ledger.rows(
-                "SELECT 1 FROM conditions WHERE incident_id = ? AND severity <> 'none'", (incident.incident_id,)
+                "SELECT 1 FROM conditions WHERE incident_id = ? AND severity <> 'none'",
+                (incident.incident_id,),
             )
             if not left:
                 incident.clear_since = now_ns
@@ -210,7 +211,14 @@ class IncidentEngine:
             )
 
     def resolve(
-        self, ledger: Ledger, incident: Incident, why: str, now_ns: int, *, who: str = "", cancel_calls: bool = True
+        self,
+        ledger: Ledger,
+        incident: Incident,
+        why: str,
+        now_ns: int,
+        *,
+        who: str = "",
+        cancel_calls: bool = True,
     ) -> None:
         """End an incident; those who heard of it hear that it is over. Calls not yet made are cancelled unless told not to."""
         if incident.state == "resolved":
@@ -234,8 +242,10 @@ class IncidentEngine:
                 "SELECT 1 FROM rollbacks WHERE incident_id = ? AND state IN ('queued', 'verifying') LIMIT 1",
                 (incident.incident_id,),
             )
-            if incident.clear_since and not busy and (
-                incident.state == "pending" or clear_for >= self.alerts.keep_firing * _SECOND
+            if (
+                incident.clear_since
+                and not busy
+                and (incident.state == "pending" or clear_for >= self.alerts.keep_firing * _SECOND)
             ):
                 self.resolve(ledger, incident, "all rubrics are well again", now_ns)
             elif now_ns - incident.last_verdict_at >= self.alerts.resolve_after * _SECOND and not busy:
@@ -275,5 +285,6 @@ class IncidentEngine:
         ledger.execute("DELETE FROM attempts WHERE started_at < ?", (kept,))
         # An Alertmanager gets one a minute; only the newest says anything.
         ledger.execute(
-            "DELETE FROM outbox WHERE event = 'repeat' AND state <> 'queued' AND done_at < ?", (now_ns - _DAY,)
+            "DELETE FROM outbox WHERE event = 'repeat' AND state <> 'queued' AND done_at < ?",
+            (now_ns - _DAY,),
         )

@@ -131,7 +131,9 @@ def severity_of(verdict: Verdict, warn_states: tuple[str, ...]) -> str:
 def summary_of(verdict: Verdict) -> str:
     """Return one line for people, at most 500 characters."""
     subject = " ".join(part for part in (verdict.rollout, verdict.route) if part) or "cohort"
-    arm = f" {verdict.candidate} against {verdict.incumbent}" if verdict.incumbent else f" {verdict.candidate}"
+    arm = (
+        f" {verdict.candidate} against {verdict.incumbent}" if verdict.incumbent else f" {verdict.candidate}"
+    )
     words = {
         "regressed": "regressed",
         "warn": "is getting worse",

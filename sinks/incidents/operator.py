@@ -52,7 +52,9 @@ class Operator:
                     queue_notice(ledger, self._alerts, incident, "acknowledge", now_ns, now_ns)
         return self._db.show(incident_id)
 
-    def silence(self, incident_id: str, until_ns: int, who: str, now_ns: int, comment: str = "") -> dict[str, Any]:
+    def silence(
+        self, incident_id: str, until_ns: int, who: str, now_ns: int, comment: str = ""
+    ) -> dict[str, Any]:
         """Hold all messages of an incident but its end until ``until_ns``; a time in the past lifts the silence."""
         with self._db.transaction() as ledger:
             incident = _open(ledger, incident_id)
@@ -87,7 +89,9 @@ class Operator:
             Nothing to approve, the incident is over, the mode is observe, or the kill switch is on.
         """
         if self._rollback.mode == "observe":
-            raise Permanent("mode_observe", "rollback.mode is observe; set it to approve or enforce to allow calls")
+            raise Permanent(
+                "mode_observe", "rollback.mode is observe; set it to approve or enforce to allow calls"
+            )
         with self._db.transaction() as ledger:
             incident = _open(ledger, incident_id)
             if self._rollback.kill_switch or _kill_switch(ledger):
@@ -101,7 +105,9 @@ class Operator:
                 if rollback.state in _APPROVABLE and rollback.target in known
             ]
             if not found:
-                raise Permanent("nothing_to_approve", "no rollback of this incident waits, is blocked or has failed")
+                raise Permanent(
+                    "nothing_to_approve", "no rollback of this incident waits, is blocked or has failed"
+                )
             for rollback in found:
                 rollback.state = "queued"
                 rollback.automatic = 0

@@ -76,18 +76,19 @@ def queue_notice(
         told = any(row["state"] == "delivered" or row["attempts"] for row in rows)
         if event == "resolve":
             for row in unsent:
-                _finish(ledger, row["seq"], "cancelled", "resolved before it was sent", now_ns, incident.partition)
+                _finish(
+                    ledger, row["seq"], "cancelled", "resolved before it was sent", now_ns, incident.partition
+                )
             # Nobody wants to hear the end of what they never heard of.
             if not any(
                 row["state"] == "delivered" or (row["state"] == "queued" and row["attempts"]) for row in rows
             ):
                 continue
         elif unsent:
-            if note or severity:
-                ledger.execute(
-                    "UPDATE outbox SET note = ?, severity = ? WHERE seq = ?",
-                    (note, severity or incident.severity, unsent[0]["seq"]),
-                )
+            ledger.execute(
+                "UPDATE outbox SET note = CASE ?1 WHEN '' THEN note ELSE ?1 END, severity = ?2 WHERE seq = ?3",
+                (note[:1000], severity or incident.severity, unsent[0]["seq"]),
+            )
             if due_ns < unsent[0]["due_at"]:
                 ledger.execute("UPDATE outbox SET due_at = ? WHERE seq = ?", (due_ns, unsent[0]["seq"]))
             continue
@@ -100,7 +101,9 @@ def queue_notice(
         ledger.count(incident.partition, "notifications_queued")
 
 
-def queue_call(ledger: Ledger, incident: Incident, target: str, rollback_id: str, decision: str, now_ns: int) -> None:
+def queue_call(
+    ledger: Ledger, incident: Incident, target: str, rollback_id: str, decision: str, now_ns: int
+) -> None:
     """Queue the call of one rollback; the same decision is queued once."""
     ledger.execute(
         "INSERT INTO outbox (message_id, lane, incident_id, event, severity, note, state, created_at, due_at, "
@@ -130,7 +133,9 @@ def _insert(
     )  # fmt: skip
 
 
-def claim(ledger: Ledger, lane: str, owner: str, now_ns: int, lease_ns: int, spacing_ns: int) -> Message | None:
+def claim(
+    ledger: Ledger, lane: str, owner: str, now_ns: int, lease_ns: int, spacing_ns: int
+) -> Message | None:
     """Take the next due message of ``lane``, or nothing if none is due or the lane is being held back."""
     held = ledger.rows("SELECT next_at FROM lanes WHERE lane = ?", (lane,))
     if held and held[0]["next_at"] > now_ns:
@@ -230,7 +235,8 @@ def replay(ledger: Ledger, message_id: str, now_ns: int) -> bool:
 def release(ledger: Ledger, owner: str) -> int:
     """Give up the leases of ``owner``: it was killed and has come back. Returns how many there were."""
     return ledger.execute(
-        "UPDATE outbox SET lease_until = 0, lease_owner = '' WHERE state = 'queued' AND lease_owner = ?", (owner,)
+        "UPDATE outbox SET lease_until = 0, lease_owner = '' WHERE state = 'queued' AND lease_owner = ?",
+        (owner,),
     )
 
 

@@ -136,9 +136,7 @@ def called(ledger: Ledger, incident: Incident) -> bool:
     )
 
 
-def recently_rolled_back(
-    ledger: Ledger, settings: RollbackSettings, verdict: Verdict
-) -> bool:
+def recently_rolled_back(ledger: Ledger, settings: RollbackSettings, verdict: Verdict) -> bool:
     """Return whether ``verdict`` is an echo of a candidate that was verified to be gone."""
     found = ledger.one(
         Rollback,

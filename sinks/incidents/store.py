@@ -88,7 +88,9 @@ class IncidentStore:
         try:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
-                raise sqlite3.DatabaseError(f"it has schema {version}, this driftgate knows {len(MIGRATIONS)}")
+                raise sqlite3.DatabaseError(
+                    f"it has schema {version}, this driftgate knows {len(MIGRATIONS)}"
+                )
             for number, script in enumerate(MIGRATIONS[version:], version + 1):
                 for statement in script.split(";"):
                     if statement.strip():
@@ -302,7 +304,9 @@ class Ledger:
         if not isinstance(record, Rollback):
             record.updated_at = now_ns
         fields = msgspec.structs.asdict(record)
-        key = {"incidents": "incident_id", "conditions": "incident_id, rubric", "rollbacks": "rollback_id"}[table]
+        key = {"incidents": "incident_id", "conditions": "incident_id, rubric", "rollbacks": "rollback_id"}[
+            table
+        ]
         names = ", ".join(fields)
         marks = ", ".join("?" * len(fields))
         updates = ", ".join(f"{name} = excluded.{name}" for name in fields if name not in key.split(", "))

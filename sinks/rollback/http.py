@@ -43,14 +43,18 @@ class HttpRollback(RollbackAdapter):
         values = _values(order, None)
         reply = await self._request("GET", _url(read.url, values), {"Accept": "application/json"}, b"")
         if reply.status == 429 or reply.status == 408 or reply.status >= 500:
-            raise Transient(f"read_http_{reply.status}", "the state cannot be read now", retry_after=_wait(reply))
+            raise Transient(
+                f"read_http_{reply.status}", "the state cannot be read now", retry_after=_wait(reply)
+            )
         if not 200 <= reply.status < 300:
             raise Permanent(f"read_http_{reply.status}", "the gateway refused to show its state")
         try:
             state = msgspec.json.decode(reply.body)
             found = resolve_pointer(state, render_pointer(read.pointer, values))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Permanent("read_not_json", "the gateway's state is not JSON, or is cut at max_response") from error
+            raise Permanent(
+                "read_not_json", "the gateway's state is not JSON, or is cut at max_response"
+            ) from error
         except LookupError as error:
             raise Permanent("read_pointer", "the gateway's state has nothing at read.pointer") from error
         kept = found if len(msgspec.json.encode(found)) <= _PREVIOUS else {"left_out": "larger than 16 KiB"}
@@ -77,7 +81,9 @@ class HttpRollback(RollbackAdapter):
         if 200 <= reply.status < 300:
             return Called(status_code=reply.status)
         if reply.status == 412 and reading.etag:
-            raise Transient("changed_meanwhile", "the gateway changed between read and write", retry_after=0.1)
+            raise Transient(
+                "changed_meanwhile", "the gateway changed between read and write", retry_after=0.1
+            )
         # 409: another try with this key is still being worked on (draft-ietf-httpapi-idempotency-key-header).
         if reply.status in (408, 409, 425, 429) or reply.status >= 500:
             raise Transient(f"http_{reply.status}", _excerpt(reply), retry_after=_wait(reply))

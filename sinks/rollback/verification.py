@@ -93,7 +93,14 @@ class Watch(msgspec.Struct, kw_only=True):
         )
 
     def _next(
-        self, state: Verdict, clean_since: int, candidate: int, incumbent: int, *, seen: bool, readable: bool = True
+        self,
+        state: Verdict,
+        clean_since: int,
+        candidate: int,
+        incumbent: int,
+        *,
+        seen: bool,
+        readable: bool = True,
     ) -> Watch:
         return Watch(
             state=state,
