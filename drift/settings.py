@@ -1,0 +1,175 @@
+"""What the drift stage can be told: views, windows, units and rollouts. Every default works without a file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from stream.settings import Seconds, Settings
+
+NANOS = 1_000_000_000
+AUTO = "auto"
+
+Positive = Annotated[Seconds, Field(ge=0.1, le=366 * 86400)]
+
+
+def nanos(seconds: float) -> int:
+    """Return a duration in seconds as whole nanoseconds."""
+    return round(seconds * NANOS)
+
+
+class UnitSettings(Settings):
+    """When the scores of one session are complete and become one observation."""
+
+    idle: Positive = 120.0
+    """A session is over when it has been silent for this long in event time."""
+    trace_idle: Positive = 10.0
+    """The same for a unit that is a single trace; a trace arrives whole, so this is shorter."""
+    max: Positive = 1800.0
+    """A session is cut off this long after its first score."""
+    remember: Positive = 7200.0
+    """A session that comes back within this time after it was closed is not counted a second time."""
+    max_open: int = Field(default=50_000, ge=100, le=5_000_000)
+    """Open units kept per partition; further ones are refused and counted."""
+    max_scores: int = Field(default=256, ge=1, le=10_000)
+    """Scores kept per unit; further ones are left out and counted."""
+
+
+class RolloutSettings(Settings):
+    """One comparison of a candidate with an incumbent, made for every route (see ``scope``) on its own."""
+
+    name: str = Field(default="prompt", min_length=1, max_length=128)
+    """Name of the rollout in verdicts, incidents and rollback calls."""
+    match: dict[str, str] = Field(default={}, max_length=32)
+    """Only scores whose cohort has all these attributes take part, for example ``{route: support}``."""
+    arm: str = Field(default="prompt_version", min_length=1, max_length=128)
+    """The cohort attribute that tells candidate and incumbent apart."""
+    scope: list[str] = Field(default=["route", "prompt_name"], max_length=8)
+    """Only units that are equal in these attributes are compared; must contain ``route``, the key of the topic."""
+    incumbent: str = AUTO
+    """Value of the arm attribute to compare with; ``auto``: the one with most recent units when a second appears."""
+    candidate: str = AUTO
+    """Value under test; ``auto``: every other value that appears next to the incumbent, each with its own gate."""
+    rubrics: list[str] = Field(default=["groundedness_lexical", "refusal"], min_length=1, max_length=16)
+    """The rubrics that may roll a candidate back. Few and named: the more rubrics, the more evidence each needs."""
+    margin: float = Field(default=0.02, ge=0.0, le=0.5)
+    """A mean drop up to this size is tolerated: the hypothesis tested is "not worse by more than the margin"."""
+    alpha: float = Field(default=0.05, gt=0.0, le=0.5)
+    """Largest probability that a candidate that is not worse is ever called ``regressed``, over all its rubrics."""
+    late_share: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """Share of alpha for the e-SR detector (finds late regressions); the rest is for the e-process from the start."""
+    max_units: int = Field(default=5000, ge=10, le=100_000_000)
+    """N_max: pairs over which e-SR keeps its full sensitivity. Later it falls slowly; alpha holds at any length."""
+    min_units: int = Field(default=30, ge=2, le=1_000_000)
+    """Units each arm must have before any decision."""
+    bucket: Positive | None = None
+    """Candidate and incumbent units are paired when they end in the same bucket; default: the stage's bucket."""
+    present_window: Positive = 900.0
+    """The window that says how bad it is now; one four times as long is used where it holds too few units."""
+    warn_size: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Present drop from which a rollout with some evidence (``warn_alpha``) is in state ``warn``."""
+    page_size: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Present drop from which a proven regression pages and rolls back; default: the margin. With 0.05, smaller
+    proven drops only warn."""
+    warn_alpha: float = Field(default=0.1, gt=0.0, le=1.0)
+    """Largest probability that a candidate that is not worse is ever in state ``warn`` for want of luck."""
+    expected_share: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Intended share of the candidate among units of both arms; switches the sample-ratio check on. Leave it out
+    while weights are being changed."""
+    srm_alpha: float = Field(default=0.001, gt=0.0, le=0.1)
+    """Largest probability that the sample-ratio check ever fires on a split that is as intended."""
+    max_weight_ratio: float = Field(default=10.0, ge=1.0, le=1000.0)
+    """Sampling weights above this multiple of the smallest recent weight are cut; bounds the loss of power."""
+    no_data_after: Positive = 600.0
+    """Event time without a score in an arm after which the state is ``no_data``."""
+    forget_after: Positive = 7 * 86400.0
+    """Event time without a unit after which an arm, and the gate of a candidate, are forgotten."""
+    max_arms: int = Field(default=16, ge=2, le=256)
+    """Values of the arm attribute followed per scope; scores of further ones take no part and are counted."""
+
+    @field_validator("scope")
+    @classmethod
+    def _scope_has_route(cls, value: list[str]) -> list[str]:
+        if "route" not in value:
+            raise ValueError(
+                "scope must contain route: scores of different routes may be on different partitions"
+            )
+        return value
+
+    @field_validator("rubrics")
+    @classmethod
+    def _rubrics_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("a rubric is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RolloutSettings:
+        if self.arm in self.scope:
+            raise ValueError(f"{self.arm!r} tells the arms apart and so cannot be in scope too")
+        if self.incumbent != AUTO and self.incumbent == self.candidate:
+            raise ValueError("incumbent and candidate are the same")
+        return self
+
+    @property
+    def size(self) -> float:
+        """Present drop that a rollback needs."""
+        return self.margin if self.page_size is None else self.page_size
+
+
+class DriftSettings(Settings):
+    """Stage 3: rolling windows per cohort, and a gate for every rollout."""
+
+    views: list[list[str]] = Field(
+        default=[["route"], ["route", "prompt_version"], ["route", "model"], ["route", "user_cohort"]],
+        max_length=32,
+    )
+    """Each view is a list of cohort attributes; every combination of their values is a cohort with its own windows.
+    A view contains ``route``, the key of the topic."""
+    max_cohorts: int = Field(default=200, ge=1, le=100_000)
+    """Live cohorts per tenant and view; scores of further ones go to one cohort called ``(other)``."""
+    max_streams: int = Field(default=4000, ge=10, le=1_000_000)
+    """Cohort and rubric combinations kept per partition (about 25 KB each at most); further ones are counted."""
+    windows: list[Positive] = Field(default=[900.0, 3600.0, 86400.0, 7 * 86400.0], max_length=16)
+    """Lengths of the rolling windows."""
+    bucket: Positive = 60.0
+    """Length of the smallest pane of a window, and the step in which the stage acts."""
+    lateness: Annotated[Seconds, Field(ge=0.0, le=86400.0)] = 120.0
+    """How far event time may run ahead of a score that still counts; later ones are excluded and counted."""
+    max_skew: Positive = 300.0
+    """A record whose event time is this far ahead of the time the log took it is rejected: a wrong clock."""
+    pass_threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    """A score passes when it is at least this."""
+    report_every: Positive = 60.0
+    """Event time between two progress verdicts of a gate whose state has not changed."""
+    units: UnitSettings = UnitSettings()
+    """Session units."""
+    rollouts: list[RolloutSettings] = Field(default=[RolloutSettings()], max_length=64)
+    """The comparisons to make."""
+    max_scopes: int = Field(default=1000, ge=1, le=100_000)
+    """Routes (scopes) followed per partition over all rollouts; scores of further ones take no part and are counted."""
+
+    @field_validator("views")
+    @classmethod
+    def _views_have_route(cls, value: list[list[str]]) -> list[list[str]]:
+        for view in value:
+            if "route" not in view or len(set(view)) != len(view):
+                raise ValueError("a view is a list of different cohort attributes and contains route")
+        if len({tuple(view) for view in value}) != len(value):
+            raise ValueError("a view is listed twice")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DriftSettings:
+        names = [rollout.name for rollout in self.rollouts]
+        if len(set(names)) != len(names):
+            raise ValueError("two rollouts have the same name")
+        if not self.windows or any(window < self.bucket for window in self.windows):
+            raise ValueError("windows: at least one, and none shorter than the bucket")
+        if len(set(self.windows)) != len(self.windows):
+            raise ValueError("a window is listed twice")
+        for rollout in self.rollouts:
+            if rollout.bucket is not None and rollout.bucket < self.bucket:
+                raise ValueError(f"rollout {rollout.name!r}: its bucket is shorter than the stage's bucket")
+        return self
