@@ -20,7 +20,7 @@ from stream.interaction_record import (
     Usage,
 )
 from stream.interaction_span import interactions
-from stream.interaction_trace import trace_evaluations, trace_interaction
+from stream.interaction_trace import trace_carrier, trace_interaction
 
 __all__ = [
     "Document",
@@ -34,6 +34,6 @@ __all__ = [
     "ToolResult",
     "Usage",
     "interactions",
-    "trace_evaluations",
+    "trace_carrier",
     "trace_interaction",
 ]

@@ -98,6 +98,30 @@ def trace_interaction(traces: TracesData, tenant: str = "default") -> Interactio
     )
 
 
+def trace_carrier(traces: TracesData, tenant: str = "default") -> Interaction | None:
+    """Return an interaction that only carries other tools' scores, for a trace that has scores and no answer.
+
+    Such a trace comes from a tool that sends its scores later, on spans of their own.
+    """
+    tree = SpanTree(spans(traces))
+    for view in tree.spans:
+        if feedback.read(view):
+            root = tree.root(view)
+            return Interaction(
+                tenant=tenant,
+                trace_id=view.trace_id,
+                span_id=view.span_id,
+                parent_span_id=view.parent_span_id,
+                start_unix_nano=root.span.start_time_unix_nano,
+                end_unix_nano=max(root.span.end_time_unix_nano, view.span.end_time_unix_nano),
+                kind="evaluator",
+                evaluations=trace_evaluations(tree.spans),
+                attributes={**root.attributes, **view.attributes},
+                **cohort(tree.places(view)),
+            )
+    return None
+
+
 def trace_evaluations(views: list[SpanView]) -> list[Evaluation]:
     """Return the scores other tools put on any of the spans."""
     found: list[Evaluation] = []

@@ -1,0 +1,1 @@
+"""What a judge is made of: prompt, model client, answer, budget, gate and cache."""
