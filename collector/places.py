@@ -104,7 +104,7 @@ class Places:
         self._text(group, "schema_url", "scope.schema_url", owner)
         if group.HasField("scope"):
             self._text(group.scope, "name", "scope.name", owner)
-            self._text(group.scope, "version", "scope.version", owner, "version")
+            self._text(group.scope, "version", "scope.version", owner)
             self._attributes(group.scope.attributes, "scope.attribute", owner)
         return owner
 
@@ -134,9 +134,9 @@ class Places:
             self._value(record.body, "", "log.body", owner, 0)
         return owner
 
-    def _text(self, message: Any, field: str, place: str, owner: int, hint: str = "") -> None:
+    def _text(self, message: Any, field: str, place: str, owner: int) -> None:
         if text := getattr(message, field):
-            self._add(text.encode(), hint, _Slot(message, field, place, owner))
+            self._add(text.encode(), "", _Slot(message, field, place, owner))
 
     def _attributes(self, attributes: Any, place: str, owner: int) -> None:
         for attribute in attributes:

@@ -125,7 +125,7 @@ class RedactionSettings(Settings):
     """Exact texts that stay, for example your support address. Only the text itself stays, never the rest of its value."""
     max_json_depth: int = Field(default=64, ge=1, le=250)
     """JSON inside strings is understood to this depth; what is deeper is scanned as plain text."""
-    max_candidates: int = Field(default=20_000, ge=100)
+    max_candidates: int = Field(default=100_000, ge=100)
     """Candidate matches looked at in one string; a string with more is refused (it would take too long)."""
 
     @model_validator(mode="after")

@@ -27,8 +27,8 @@ from collector.redaction.rule import CONTEXT_BYTES, Hit, Rule, Unscannable
 from collector.redaction.view import View, views
 from collector.settings import RedactionSettings
 
-# Replacing can bring parts together that form something new; it does so once or twice, never often.
-_MAX_ROUNDS = 5
+# Values that touch each other may only be recognised one after the other, as each tag frees its neighbour.
+_MAX_ROUNDS = 20
 _MAX_JSON_IN_JSON = 6
 # What earlier replacements left behind; it is no context for what stands next to it.
 _REPLACED = re.compile(rb"\[[A-Z][A-Z0-9_]*\]|pii:[a-z0-9_]+:[a-z0-9]+:[a-z]+")
@@ -197,15 +197,15 @@ class Engine:
     ) -> Redacted | None:
         leaves, hints = document.leaves(hint)
         entities: list[str] = []
+        # Of two equal keys only the last was read, so such a text is written anew, without the first.
+        changed = document.duplicates
         for index in self._suspects(leaves):
             result = self._redact(leaves[index], hints[index], tenant, work, depth + 1)
             if result is not None:
                 document.replace(index, result.text)
                 entities += result.entities
-        if not entities and not document.duplicates:
-            return None
-        # Of two equal keys only the last was read, so the text is written anew without the first.
-        return Redacted(document.dump(), tuple(entities))
+                changed = True
+        return Redacted(document.dump(), tuple(entities)) if changed else None
 
     def _hits(self, text: bytes, hint: str, work: _Work) -> list[Hit]:
         hits: list[Hit] = []

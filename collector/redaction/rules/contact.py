@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from collector.redaction.rule import CONTEXT_BYTES, Rule, Span
 from collector.redaction.validator import is_digit, is_word
 
-_LOCAL = r"[\p{L}\p{N}.!#$%&'*+/=?^_`{|}~-]"
+# RFC 5321 allows more, but "=", "/", "?" and so on are what stands before addresses, not in them.
+_LOCAL = r"[\p{L}\p{N}._+'-]"
 _LABEL = r"[\p{L}\p{N}](?:[\p{L}\p{N}-]*[\p{L}\p{N}])?"
 
-# Groups of digits as telephone numbers are written. The check decides where the number ends.
-_GROUPS = re.compile(rb"[0-9]+")
+_IMAGE = re.compile(rb"[0-9](?:\.[0-9])?x\.(?:png|jpe?g|gif|webp|svg|avif)")
+_GROUP = re.compile(rb"[0-9]+")
 _NORTH_AMERICAN = re.compile(
     rb"(?:1[ .-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([.-]))[2-9][0-9]{2}[ .-][0-9]{4}"
 )
@@ -23,16 +24,21 @@ _CALL = re.compile(
 _REPLACED = re.compile(rb"\[[A-Z][A-Z0-9_]*\]|pii:[a-z0-9_]+:[a-z0-9]+:[a-z]+")
 # Where numbers written without a country code are tried, if a word says that a telephone number comes.
 _REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "AU", "IN", "BR")
-_MOST_DIGITS = 15  # ITU-T E.164
+_MOST_DIGITS = 17  # 15 by ITU-T E.164, and two for a leading 00
 _FEWEST_DIGITS = 7  # with a country code; the pattern asks for nine without
+_LONGEST = 48  # bytes, with all separators
 
 
 def _email(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
-    """Accept it, but for a leading or doubled dot and the punctuation that stands before an address in prose."""
-    while start < end and text[start] in b".'/=?!#&*{|}~^`-+$%":
+    """Accept it without the punctuation before it; not ``git@host:path``, not ``icon@2x.png``."""
+    while start < end and text[start] in b".'+-":
         start += 1
-    if text[start] != 0x40:
-        yield start, end
+    local, _, domain = text[start:end].partition(b"@")
+    if not local or _IMAGE.fullmatch(domain):
+        return
+    if local in (b"git", b"hg", b"svn") and (text[end : end + 1] == b":" or text[start - 1 : start] == b"/"):
+        return
+    yield start, end
 
 
 def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
@@ -45,14 +51,11 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
         return
     if text[start - 1 : start] in (b".", b"-", b",") and is_digit(text, start - 2):
         return
-    plus = text[start : start + 1] == b"+"
-    ends = [match.end() for match in _GROUPS.finditer(text, start, end)]
-    starts = [match.start() for match in _GROUPS.finditer(text, start, end)]
-    if plus or text[start : start + 2] == b"00":
-        if (stop := _international(text, start, ends, plus=plus)) is not None:
-            yield start, stop
-        return
-    found = False
+    plus = text[start] == 0x2B
+    ends = [match.end() for match in _GROUP.finditer(text, start, min(end, start + _LONGEST))]
+    if plus and (stop := _international(text, start, ends, plus=True)) is not None:
+        yield start, stop
+    found = plus
     for match in _NORTH_AMERICAN.finditer(text, start, end):
         low, high = match.span()
         if (
@@ -65,14 +68,16 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     if found:
         return
     before = _REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start]).lower()
-    if _CALL.search(before) or _CALL.search(hint.lower().encode()):
+    announced = _CALL.search(before) or _CALL.search(hint.lower().encode())
+    # 00 begins many numbers; separators, or a word, tell a telephone number.
+    if text[start : start + 2] == b"00" and (announced or len(ends) > 1):
+        stop = _international(text, start, ends, plus=False)
+        if stop is not None:
+            yield start, stop
+            return
+    if announced:
         for stop in reversed(ends):
-            digits = sum(e - s for s, e in zip(starts, ends, strict=True) if e <= stop)
-            if (
-                _FEWEST_DIGITS <= digits <= _MOST_DIGITS
-                and not is_word(text, stop)
-                and _national(text[start:stop])
-            ):
+            if not is_word(text, stop) and _national(text[start:stop]):
                 yield start, stop
                 return
 
@@ -86,8 +91,7 @@ def _international(text: bytes, start: int, ends: list[int], *, plus: bool) -> i
         if is_word(text, stop):
             continue
         written = text[start:stop].decode("ascii", "replace")
-        digits = sum(character.isdigit() for character in written)
-        if digits < _FEWEST_DIGITS or digits > _MOST_DIGITS + 2:
+        if not _FEWEST_DIGITS <= sum(character.isdigit() for character in written) <= _MOST_DIGITS:
             continue
         try:
             number = phonenumbers.parse(written if plus else "+" + written[2:], None)
@@ -138,13 +142,15 @@ RULES = (
             "git@github",
             "meet me @ noon",
             "user@localhost",
+            "icon@2x.png",
+            "https://medium.com/@some.name",
             "a @ b.com",
         ),
     ),
     Rule(
         name="PHONE",
         gate=r"\+\(?[0-9][0-9 ().%/\x80-\xff-]{6}|[0-9](?:[ \t()./%\x80-\xff-]{0,4}[0-9]){8}",
-        pattern=r"\+\(?[0-9](?:[ ./()-]{0,2}[0-9]){6,24}|\(?[0-9](?:[ ./()-]{0,2}[0-9]){8,24}",
+        pattern=r"\+\(?[0-9](?:[ ./()-]{0,2}[0-9]){6,}|\(?[0-9](?:[ ./()-]{0,2}[0-9]){8,}",
         check=_phone,
         canonical=_digits,
         must_match=(
@@ -168,6 +174,7 @@ RULES = (
             "lat 51.5073509, lon -0.1277583",
             "1,234,567.89",
             "192.168.100.200",
+            "order 0012345678901",
         ),
     ),
 )

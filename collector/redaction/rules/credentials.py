@@ -93,7 +93,7 @@ RULES = (
     ),
     Rule(
         name="BEARER_TOKEN",
-        gate=r"(?i)(?:bearer|token)[^A-Za-z0-9]",
+        gate=r"(?i)bearer[^A-Za-z0-9]{1,8}[A-Za-z0-9._~+/-]{8}|ation[^A-Za-z0-9]{1,12}token[^A-Za-z0-9]",
         pattern=r"(?i)(?:\bbearer|authorization[\"':=\s]+token)[ :=]+\"?(?P<value>[A-Za-z0-9._~+/-]{12,}=*)",
         check=_bearer,
         must_match=(

@@ -9,6 +9,9 @@ from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_digit, is_word, luhn
 
 _GROUP = re.compile(rb"[0-9]+")
+# European products have thirteen digits too, and many begin like a Visa card.
+_PRODUCT = re.compile(rb"(?:ean|gtin|isbn|barcode|upc)[^a-z]*$", re.IGNORECASE)
+_LETTERS = " abcdefghijklmnopqrstuvwxyz"
 _UUID = re.compile(rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _TOKEN = re.compile(rb"[0-9A-Za-z]*")
 _TOKEN_BEFORE = re.compile(rb"[0-9A-Za-z]*\Z")
@@ -32,13 +35,9 @@ _BRANDS = (
 _PREFIXES = {
     prefix: lengths for low, high, lengths in _BRANDS for prefix in (str(n) for n in range(low, high + 1))
 }
-# How people group the digits.
-_GROUPINGS = {
-    (4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (4, 4, 4, 3), (4, 4, 4, 1),
-    (4, 4, 4), (4, 4, 5), (6, 10), (6, 13), (8, 8), (4, 12), (12, 4), (6, 6, 4), (4, 8, 4),
-}  # fmt: skip
-_LONGEST_GROUPING = 5
-
+# How people group the digits, as letters: "dddd" is four groups of four ("a" is 1, "f" is 6, "j" is 10). The look-ahead
+# finds overlapping ones; digits may also stand all alone.
+_GROUPINGS = re.compile(r"(?=(dddd[a-c]?|dddc|ddda|dde|df[ed]|f[jm]|hh|dl|ld|ffd|dhd|a{12,19}|[l-s]))")
 # Length of an IBAN by country: SWIFT IBAN registry, release 99 and the partial countries.
 _IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29,
@@ -60,17 +59,22 @@ def _card(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     Digits that are part of a hexadecimal word, a UUID or the decimals of a number are none.
     """
     groups = [match.span() for match in _GROUP.finditer(text, start, end)]
-    for first in range(len(groups)):
-        low = groups[first][0]
-        for last in range(first, min(first + 19, len(groups))):
-            shape = tuple(high - low_ for low_, high in groups[first : last + 1])
-            if len(shape) > _LONGEST_GROUPING and any(size != 1 for size in shape):
-                break
-            if not 12 <= sum(shape) <= 19:
-                continue
-            high = groups[last][1]
-            if (len(shape) == 1 or shape in _GROUPINGS or max(shape) == 1) and _is_card(text, low, high):
+    letters = "".join([_LETTERS[min(high - low, 26)] for low, high in groups])
+    for match in _GROUPINGS.finditer(letters):
+        first = match.start()
+        for last in sorted({first + len(shape) - 1 for shape in _shapes(match[1])}):
+            low, high = groups[first][0], groups[last][1]
+            if _is_card(text, low, high):
                 yield low, high
+
+
+def _shapes(longest: str) -> Iterator[str]:
+    """Yield a grouping and the shorter ones that begin like it: ``dddda`` may be a card of 16 and a single digit."""
+    yield longest
+    if longest[0] == "a":
+        yield from (longest[:size] for size in range(12, len(longest)))
+    elif longest.startswith("dddd"):
+        yield longest[:4]
 
 
 def _is_card(text: bytes, low: int, high: int) -> bool:
@@ -78,6 +82,8 @@ def _is_card(text: bytes, low: int, high: int) -> bool:
     if not any(len(digits) in _PREFIXES.get(digits[:size], ()) for size in (1, 2, 3, 4)) or not luhn(digits):
         return False
     if text[low - 1 : low] in (b".", b",") and is_digit(text, low - 2):
+        return False
+    if len(digits) == 13 and _PRODUCT.search(text, max(0, low - 16), low):
         return False
     left = _TOKEN_BEFORE.search(text, max(0, low - 64), low)
     right = _TOKEN.match(text, high, high + 64)
@@ -149,7 +155,7 @@ RULES = (
     Rule(
         name="IBAN",
         gate=rf"(?i)(?:{'|'.join(_IBAN_LENGTHS)})[0-9]{{2}}(?:[ .%-]|\xc2|\xe2)?[A-Z0-9]",
-        pattern=r"[A-Za-z]{2}[0-9]{2}",
+        pattern=rf"(?i)(?:^|[^0-9A-Za-z])(?P<value>(?:{'|'.join(_IBAN_LENGTHS)})[0-9]{{2}})",
         check=_iban,
         canonical=_account,
         keep_last=4,

@@ -21,7 +21,7 @@ RULES = (
     Rule(
         name="AWS_KEY",
         gate=r"A(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{4}",
-        pattern=r"A(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{16}",
+        pattern=r"A(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{16,17}",
         check=standalone,
         must_match=(
             "AKIA" + "IOSFODNN7EXAMPLE",
