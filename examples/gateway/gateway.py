@@ -136,6 +136,7 @@ class Gateway:
             "answered": self.answered,
             "rollback_calls": self.rollback_calls,
             "rollbacks": list(self.rollbacks),
+            "rollback_time": min((done["time"] for done in self.rollbacks.values()), default=None),
             "first_candidate_answer": self.first_candidate_answer,
         }
 
@@ -161,12 +162,13 @@ def answer_badly(question: str) -> str:
 
 
 def judge(prompt: str) -> str:
-    """Stand in for a judge model: low for refusals and inventions, high otherwise; JSON as it was asked to give."""
+    """Stand in for a judge model: the lowest level for refusals and inventions, else the highest, in JSON."""
+    levels = [
+        int(n) for n in re.findall(r"\d+", prompt.partition('"score": <one of ')[2].partition(">")[0])
+    ] or [0, 1]
     bad = any(text[:40] in prompt for text in (*_REFUSALS, *_INVENTED))
-    score, why = (
-        (0.1, "The answer does not help the user.") if bad else (0.9, "The answer addresses the question.")
-    )
-    return json.dumps({"score": score, "explanation": why})
+    why = "The answer does not help the user." if bad else "The answer addresses the question."
+    return json.dumps({"explanation": why, "score": min(levels) if bad else max(levels)})
 
 
 def _completion(model: str, content: str) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""The command line. Commands are imported when they are called, so that every start is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from driftgate.version import installed_version
+from stream.errors import ConfigError, DriftgateError, StartError
+
+_COMMANDS = {
+    "up": ("driftgate.commands.up", "Run everything in one process."),
+    "demo": ("driftgate.commands.demo", "From an OTLP span to a verified rollback, on this machine."),
+    "config": ("driftgate.commands.config", "Check, show and describe the configuration."),
+    "doctor": (
+        "driftgate.commands.doctor",
+        "Check the ledger, lags, store and disk; fails when the books do not balance.",
+    ),
+    "query": ("driftgate.commands.query", "Run SQL on the store."),
+    "replay": (
+        "driftgate.commands.replay",
+        "Run the drift stage over a file of score records; print verdicts.",
+    ),
+    "redact": ("driftgate.commands.redact", "Remove personal data and secrets from standard input."),
+    "incidents": ("driftgate.commands.incidents", "List, acknowledge, approve and silence incidents."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(installed_version(), prog_name="driftgate")
+def cli() -> None:
+    """Watch the quality of an LLM application from its OpenTelemetry spans, and take a bad release back."""
+
+
+def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``-c/--config FILE``; without it ``driftgate.yaml`` is used if it is there, else the defaults."""
+    return click.option(
+        "-c",
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="DRIFTGATE_CONFIG",
+        help="Configuration file [default: driftgate.yaml if there is one].",
+    )(function)
+
+
+def chosen(path: Path | None) -> Path | None:
+    """Return the configuration file to use."""
+    if path is not None:
+        return path
+    default = Path("driftgate.yaml")
+    return default if default.is_file() else None
+
+
+def main() -> None:
+    """Run the command line: errors are one clear message and an exit code, never a traceback.
+
+    Exit codes: 0 done, 1 it failed, 2 wrong use or configuration.
+    """
+    try:
+        code = cli(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except (ConfigError, StartError, DriftgateError) as error:
+        click.echo(f"driftgate: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

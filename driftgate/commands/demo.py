@@ -1,0 +1,142 @@
+"""``driftgate demo``: from an OTLP span to a verified rollback, on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from driftgate.demo.observer import Snapshot
+    from driftgate.demo.outcome import Outcome
+
+_ASK = (
+    "SELECT cohort, rubric, round(mean, 3) AS mean, round(standard_error, 3) AS error, n FROM cohort_means "
+    "WHERE view = 'route,prompt_version' AND window_seconds = 900 ORDER BY rubric, cohort"
+)
+
+
+@click.command("demo")
+@click.option("--keep", is_flag=True, help="Leave it running afterwards, until Ctrl-C, and keep the data.")
+@click.option(
+    "--rate", default=25.0, show_default=True, help="Conversations per second of the example application."
+)
+@click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs in this folder."
+)
+def command(keep: bool, rate: float, folder: Path | None) -> None:
+    """From an OTLP span to a verified rollback, on this machine.
+
+    Starts one `driftgate up`, an example gateway with two prompt versions and an example application with the real
+    OpenTelemetry SDK; ships a bad prompt version to 20 % of the users; and watches what driftgate does about it. Only
+    the language model is a script. The exit code is 0 only if all of it happened.
+    """
+    from rich.console import Console
+
+    console = Console()
+    made = folder is None
+    place = folder or Path(tempfile.mkdtemp(prefix="driftgate-demo-"))
+    place.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        outcome = _play(console, place, rate, stack)
+        outcome_ok = _summary(console, outcome, time.monotonic() - started)
+        if keep:
+            _wait_for_ctrl_c(console, outcome)
+    if made and outcome_ok and not keep:
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        console.print(f"data, configuration and logs are in {place}")
+    if not outcome_ok:
+        raise click.exceptions.Exit(1)
+
+
+def _play(console: Console, place: Path, rate: float, stack: ExitStack) -> Outcome:
+    from rich.live import Live
+
+    from driftgate.demo.scenario import Scenario
+    from driftgate.demo.screen import draw
+
+    if not console.is_terminal:
+        told = 0
+
+        def tell(
+            snapshot: Snapshot, phase: str, elapsed: float, story: list[str], payloads: list[str]
+        ) -> None:
+            nonlocal told
+            for line in story[told:]:
+                console.print(line, highlight=False)
+            told = len(story)
+
+        scenario = Scenario(place, rate, tell)
+        scenario.run(stack)
+        _look_for_evidence(scenario.outcome)
+        return scenario.outcome
+    with Live(console=console, refresh_per_second=4) as live:
+
+        def show(*seen: Any) -> None:
+            live.update(draw(*seen))
+
+        scenario = Scenario(place, rate, show)
+        scenario.run(stack)
+        _look_for_evidence(scenario.outcome)
+    return scenario.outcome
+
+
+def _look_for_evidence(outcome: Outcome) -> None:
+    """Look for personal data everywhere, and let the doctor read the books."""
+    from driftgate.config import load
+    from driftgate.demo.evidence import search
+    from driftgate.demo.scenario import customers
+    from driftgate.doctor import examine
+
+    if outcome.observer is None:
+        return
+    with customers() as module:
+        # Twice as many customers as traces: none can have been missed.
+        values = module.personal_values(2 * outcome.snapshot.counter("sampler", "traces_kept") + 1000)
+    outcome.findings = search(outcome.observer.sql, outcome.data, values)
+    books = examine(load(outcome.config))
+    wrong = [finding for finding in books if finding.outcome == "failed"]
+    outcome.ledger_balanced = not wrong
+    outcome.ledger_text = (
+        "; ".join(f"{finding.what}: {finding.detail}" for finding in wrong)
+        or f"{len(books)} checks of driftgate doctor"
+    )
+
+
+def _summary(console: Console, outcome: Outcome, seconds: float) -> bool:
+    from rich.table import Table
+
+    table = Table(title=f"driftgate demo, {seconds:.0f} s", title_justify="left", box=None, padding=(0, 1))
+    table.add_column("")
+    table.add_column("what")
+    table.add_column("figure")
+    for claim, holds, figure in outcome.checks():
+        table.add_row("[green]yes[/]" if holds else "[bold red]NO[/]", claim, figure)
+    console.print(table)
+    if outcome.up is not None:
+        cpu, memory = outcome.up.usage()
+        console.print(f"driftgate up used {cpu:.0f} CPU seconds and {memory:.0f} MiB", highlight=False)
+    console.print("Look for yourself (--keep leaves it running):", highlight=False)
+    console.print(f'  driftgate query -c {outcome.config} "{_ASK}"', highlight=False, soft_wrap=True)
+    return outcome.succeeded
+
+
+def _wait_for_ctrl_c(console: Console, outcome: Outcome) -> None:
+    for name, address in outcome.endpoints.items():
+        if name != "pid":
+            console.print(f"{name:10} {address}", highlight=False)
+    console.print("running until Ctrl-C")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        console.print("stopping")

@@ -1,0 +1,74 @@
+"""The child processes of the demo: started with their output in files, always ended again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stream.errors import StartError
+
+
+class Child:
+    """One child process whose output goes to ``<folder>/<name>.log``."""
+
+    def __init__(self, name: str, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._output = self.log.open("wb")
+        self._process = subprocess.Popen(  # noqa: S603 - our own programs
+            [sys.executable, *arguments],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+        )
+
+    def check(self) -> None:
+        """Raise StartError when the process has ended."""
+        code = self._process.poll()
+        if code is not None:
+            raise StartError(f"{self.name} ended with code {code}:\n{self.tail()}")
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the last lines of its output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def first_json(self, timeout: float) -> dict[str, Any]:
+        """Wait for the first line of its output, which must be a JSON object."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.check()
+            line, newline, _ = self.log.read_text(errors="replace").partition("\n")
+            if newline:
+                found: dict[str, Any] = json.loads(line)
+                return found
+            time.sleep(0.05)
+        raise StartError(f"{self.name} said nothing within {timeout:.0f} s")
+
+    def usage(self) -> tuple[float, float]:
+        """Return CPU seconds used so far and resident memory in MiB; zeros when it has ended."""
+        try:
+            process = psutil.Process(self._process.pid)
+            times = process.cpu_times()
+            return times.user + times.system, process.memory_info().rss / 2**20
+        except psutil.NoSuchProcess:
+            return 0.0, 0.0
+
+    def stop(self, grace: float) -> int | None:
+        """End it with SIGTERM, after ``grace`` seconds with SIGKILL; idempotent. Return its exit code."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._output.close()
+        return self._process.returncode

@@ -1,0 +1,1 @@
+"""The runtimes: clocks, sockets, threads and the log around the stages."""

@@ -1,0 +1,139 @@
+"""Incidents inside a running process: the alerter stage, the dispatcher behind it, and their copy in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from driftgate.config import Config
+from sinks.alerter import AlerterStage
+from sinks.dispatcher import Dispatcher
+from sinks.incidents.operator import Operator
+from sinks.incidents.store import IncidentStore
+from sinks.rollback.traffic import SqlTraffic
+from sinks.store import Store
+from stream.errors import Permanent, Transient
+
+_EXPORT_EVERY_S = 0.5
+_RECENT = 50
+
+
+class Alerts:
+    """Owns the incident database of one process.
+
+    Raises
+    ------
+    StartError, ConfigError
+        The database cannot be used, or a channel or target misses its secret.
+    """
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self._config = config
+        self._store = store
+        self._db = IncidentStore(config.data / "incidents.db")
+        self.stage = AlerterStage(self._db, config.alerts, config.rollback)
+        self._operator = Operator(self._db, config.alerts, config.rollback)
+        self._exported = 0
+        self._logger = structlog.get_logger(__name__)
+
+    def close(self) -> None:
+        """Close the database; idempotent."""
+        self._db.close()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Send, call, verify and copy to the store while the context is open."""
+        traffic = SqlTraffic(self._rows)
+        matches = {rollout.name: rollout.match for rollout in self._config.drift.rollouts}
+        # Made here: its HTTP clients belong to the running loop.
+        dispatcher = Dispatcher(
+            self._db, self._config.alerts, self._config.rollback, traffic=traffic, matches=matches
+        )
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(dispatcher.run(stop, time.time_ns))
+            tasks.create_task(self._export(stop))
+            try:
+                yield
+            finally:
+                stop.set()
+
+    def _rows(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        return [list(row.values()) for row in self._store.query(sql, parameters)]
+
+    async def _export(self, stop: asyncio.Event) -> None:
+        """Copy what changed to the store; from the beginning after a start, which the engine collapses by version."""
+        while True:
+            last = stop.is_set()
+            try:
+                while await asyncio.to_thread(self._export_some):
+                    pass
+            except (Transient, Permanent) as error:
+                self._logger.warning("incident_copy_waits", reason=error.reason)
+            if last:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _EXPORT_EVERY_S)
+
+    def _export_some(self) -> bool:
+        changes = self._db.changed_since(self._exported)
+        if not (changes.incidents or changes.rollbacks):
+            return False
+        self._store.upsert_rows("incidents", changes.incidents)
+        self._store.upsert_rows("rollbacks", changes.rollbacks)
+        self._exported = changes.version
+        return True
+
+    # What the administration port asks for --------------------------------------------------------------------------
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """Return open and recent incidents, the newest first."""
+        return self._operator.list_incidents(limit=_RECENT)
+
+    def rollbacks(self) -> list[dict[str, Any]]:
+        """Return recent rollbacks, the newest first."""
+        return self._operator.list_rollbacks(limit=_RECENT)
+
+    def acknowledge(self, incident_id: str, who: str) -> None:
+        """Say that somebody has it."""
+        self._operator.acknowledge(incident_id, who, time.time_ns())
+
+    def approve(self, incident_id: str, who: str) -> None:
+        """Let the rollback of an incident go."""
+        self._operator.approve(incident_id, who, time.time_ns())
+
+    def gate(self, rollout: str) -> dict[str, Any]:
+        """Return pass, fail or inconclusive for ``rollout`` from its latest verdicts.
+
+        ``fail``: a rubric is regressed, or a rollback was called. ``pass``: every rubric is non-inferior. Anything
+        else, and above all too little data, is ``inconclusive``.
+
+        Raises
+        ------
+        Permanent
+            There is no rollout of that name in the configuration.
+        """
+        if rollout not in {known.name for known in self._config.drift.rollouts}:
+            raise Permanent("unknown_rollout", f"no rollout is called {rollout[:128]!r}")
+        rows = self._store.query(
+            "SELECT rubric, route, candidate, state, e_value, candidate_units AS n FROM verdicts_latest "
+            "WHERE kind = 'canary' AND rollout = {rollout:String} ORDER BY time DESC LIMIT 1000",
+            {"rollout": rollout},
+        )
+        states = {row["state"] for row in rows}
+        verdict = "inconclusive"
+        if "regressed" in states:
+            verdict = "fail"
+        elif states == {"non_inferior"}:
+            verdict = "pass"
+        return {
+            "verdict": verdict,
+            "e_value": max((row["e_value"] for row in rows), default=1.0),
+            "n": min((row["n"] for row in rows), default=0),
+            "rubrics": rows,
+        }

@@ -1,0 +1,57 @@
+"""Reads the store for the command line: through the process that owns it if one runs, else by opening it itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+from driftgate.config import Config
+from driftgate.running import endpoints_of, request
+from sinks.clickhouse.endpoint import Endpoint
+from sinks.store import Store
+from stream.errors import StartError
+
+
+def run_query(config: Config, sql: str, form: str) -> bytes:
+    """Run ``sql``, read only, and return the answer in ClickHouse format ``form``.
+
+    Raises
+    ------
+    StartError
+        There is no store, or it belongs to a process without a query endpoint.
+    DriftgateError
+        The query is wrong; the message is ClickHouse's.
+    """
+    token = config.query.token.reveal() if config.query.token else ""
+    endpoints = endpoints_of(config.data)
+    if endpoints and "query" in endpoints:
+        return _ask(endpoints["query"], sql, form, token)
+    if config.store.target.kind == "chdb" and not config.store_folder.is_dir():
+        raise StartError(
+            f"there is no store at {config.store_folder}; start `driftgate up` first, or name its data folder"
+        )
+    return asyncio.run(_open_and_ask(config, sql, form, token))
+
+
+async def _open_and_ask(config: Config, sql: str, form: str, token: str) -> bytes:
+    """Answer through a short-lived endpoint, so that the same rules hold as for any client."""
+    store = Store.open(config.store, config.store_folder)
+    try:
+        endpoint = Endpoint(store, config.query.model_copy(update={"host": "127.0.0.1", "port": 0}))
+        await endpoint.start()
+        try:
+            return await asyncio.to_thread(_ask, f"http://127.0.0.1:{endpoint.port}", sql, form, token)
+        finally:
+            await endpoint.stop()
+    finally:
+        store.close()
+
+
+def _ask(base: str, sql: str, form: str, token: str) -> bytes:
+    return request(
+        base,
+        "/",
+        parameters={"default_format": form},
+        body=sql.encode(),
+        token=token,
+        content_type="text/plain",
+    )
