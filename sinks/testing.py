@@ -40,9 +40,9 @@ class Endpoint:
     async def __aenter__(self) -> Any:
         app = web.Application(client_max_size=8 << 20)
         self.routes(app)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, shutdown_timeout=0.5)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -340,7 +340,7 @@ def regression(
 ) -> Verdict:
     """Return a verdict as the drift stage gives it for a proven regression; ``changes`` replace its fields."""
     fields: dict[str, Any] = {
-        "verdict_id": stable_id("verdict", candidate, rubric, str(number)),
+        "verdict_id": stable_id("verdict", candidate, rubric, str(number), repr(sorted(changes.items()))),
         "kind": "canary",
         "time_unix_nano": time_unix_nano,
         "rollout": "support",
