@@ -65,7 +65,7 @@ class ScorerStage:
         A scorer cannot be loaded or does not take its options.
     """
 
-    name = "scorers"
+    name = "scorer"
     topics: tuple[str, ...] = (TOPIC_SAMPLED,)
 
     def __init__(self, settings: ScorersSettings, base: Path | None = None) -> None:
