@@ -1,0 +1,48 @@
+"""INSERT over HTTP, for endpoints whose settings allow writing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sinks.clickhouse.exceptions import QueryError
+from sinks.clickhouse.handles import Answer, run
+
+_SPACE = rb"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+_INSERT = re.compile(_SPACE + rb"INSERT\b", re.IGNORECASE | re.DOTALL)
+# A statement with data ends with its FORMAT; the data begins after the next line end (clients add exactly one).
+_WITH_DATA = re.compile(
+    _SPACE
+    + rb"(?P<head>INSERT\s+INTO\b[^;]*?)\s+FORMAT\s+(?P<format>\w+)(?P<settings>\s+SETTINGS\s[^\n]*)?[ \t]*(?:\r?\n|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def is_insert(text: bytes) -> bool:
+    """Tell whether the statement is an INSERT."""
+    return _INSERT.match(text) is not None
+
+
+def write(handle: Any, text: bytes, parameters: Mapping[str, str]) -> Answer:
+    """Run an INSERT and what follows it.
+
+    Raises
+    ------
+    QueryError
+        What the engine says.
+    """
+    match = _WITH_DATA.match(text)
+    if match is None or re.search(rb"\b(?:SELECT|VALUES)\b", match["head"], re.IGNORECASE):
+        return run(handle, text.decode("utf-8", "replace"), "TabSeparated", parameters)
+    statement = (match["head"] + (match["settings"] or b"")).decode("utf-8", "replace")
+    data = text[match.end() :]
+    try:
+        stream = handle.send_insert(statement, match["format"].decode())
+        with stream:
+            if data:
+                stream.append(data)
+            done = stream.finish()
+    except RuntimeError as error:
+        raise QueryError.from_engine(error) from error
+    return Answer(b"", written_rows=int(done.rows_written), elapsed_ns=0)
