@@ -63,6 +63,8 @@ class SamplerStage:
         result = Result(commit={})
         by_partition: dict[int, list[Record]] = {partition: [] for partition in self._assemblies}
         for record in batch.records:
+            if record.partition not in by_partition:
+                raise ValueError(f"partition {record.partition} is not assigned to this stage")
             by_partition[record.partition].append(record)
         for partition, records in by_partition.items():
             self._assemblies[partition].process(records, not batch.records, batch.now_ns, result)

@@ -109,12 +109,9 @@ class Timeline:
             if topic not in brought:
                 queue.silent_batches += 1
             silent_ns = now_ns - queue.silent_since if queue.silent_batches >= _QUIET_BATCHES else 0
-            if queue.next < queue.replay_end:
-                if silent_ns >= _MISSING_NS:
-                    queue.replay_end = queue.next
-                queue.quiet = False
-            else:
-                queue.quiet = topic not in brought and (empty or silent_ns >= _QUIET_NS)
+            if silent_ns >= _MISSING_NS and queue.next < queue.replay_end:
+                queue.replay_end = queue.next
+            queue.quiet = topic not in brought and (empty or silent_ns >= _QUIET_NS)
 
     def ready(self) -> Iterator[tuple[int, int, Record, bool]]:
         """Yield what can be handed on, as (time, topic, record, whether it is new)."""

@@ -247,9 +247,10 @@ def traces_data(spans: Iterable[tuple[Group, bytes]]) -> bytes:
         scopes.setdefault((group.scope, group.scope_schema), []).append(raw)
     parts: list[bytes] = []
     for (resource, resource_schema), scopes in resources.items():
-        inner: list[bytes] = [_field(1, resource)]
+        inner: list[bytes] = [_field(1, resource)] if resource else []
         for (scope, scope_schema), members in scopes.items():
-            lines = [_field(1, scope), *(_field(2, raw) for raw in members)]
+            lines = [_field(1, scope)] if scope else []
+            lines.extend(_field(2, raw) for raw in members)
             if scope_schema:
                 lines.append(_field(3, scope_schema))
             inner.append(_field(2, b"".join(lines)))
