@@ -51,7 +51,10 @@ def _content(event: SpanEvent) -> Any:
         if key in event.attributes:
             body = parsed(event.attributes[key])
             return body if isinstance(body, dict) else {"content": body}
-    found = {key.removeprefix("gen_ai."): parsed(value) for key, value in event.attributes.items()}
+    found = {
+        (name := key.removeprefix("gen_ai.")): value if name == "content" else parsed(value)
+        for key, value in event.attributes.items()
+    }
     # As attributes a nested message can only be JSON text.
     if isinstance(found.get("message"), str):
         found["content"] = found.pop("message")

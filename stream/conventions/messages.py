@@ -58,7 +58,9 @@ def message(value: Any, role: str, *, unpack: bool = False) -> Message:
             [item.get("message_content", item) if isinstance(item, dict) else item for item in contents]
         )
     call_id = word(value.get("tool_call_id") or (value.get("id") if role == "tool" else ""))
-    if role in ("tool", "function") and found and all(part.type == "text" for part in found):
+    if role in ("tool", "function") and isinstance(content, dict) and "type" not in content:
+        found = [Part("tool_call_response", id=call_id, name=word(value.get("name")), response=content)]
+    elif role in ("tool", "function") and found and all(part.type == "text" for part in found):
         said_text = "\n".join(part.content for part in found)
         found = [
             Part("tool_call_response", id=call_id, name=word(value.get("name")), response=parsed(said_text))
