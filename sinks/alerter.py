@@ -74,7 +74,8 @@ class AlerterStage:
 
     def _take(self, ledger: Ledger, record: Record, now_ns: int, result: Result) -> None:
         row = ledger.rows(
-            "SELECT next_offset FROM offsets WHERE topic = ? AND partition = ?", (record.topic, record.partition)
+            "SELECT next_offset FROM offsets WHERE topic = ? AND partition = ?",
+            (record.topic, record.partition),
         )
         fresh = not row or record.offset >= row[0]["next_offset"]
         verdict, reject = self._decode(record)

@@ -359,7 +359,14 @@ class HttpTarget(TargetSettings):
     @field_validator("headers")
     @classmethod
     def _harmless(cls, headers: dict[str, str]) -> dict[str, str]:
-        reserved = {"authorization", "idempotency-key", "host", "content-length", "if-match", "transfer-encoding"}
+        reserved = {
+            "authorization",
+            "idempotency-key",
+            "host",
+            "content-length",
+            "if-match",
+            "transfer-encoding",
+        }
         for name in headers:
             if name.lower() in reserved:
                 raise ValueError(f"header {name!r} is set by driftgate (a secret belongs into token)")

@@ -141,6 +141,8 @@ class Outgoing:
                 return Reply(response.status, names, bytes(content[:max_response]))
         except TimeoutError as error:
             raise Transient("timeout", f"{redacted(url)} did not answer within {timeout:g} s") from error
+        except aiohttp.InvalidURL as error:
+            raise Permanent("bad_url", "the URL cannot be used") from error
         except (aiohttp.ClientError, OSError) as error:
             if (blocked := _blocked_cause(error)) is not None:
                 raise blocked from error
@@ -181,14 +183,18 @@ class Outgoing:
         if allowed(self._settings, host, port):
             return target
         if target.scheme != "https":
-            raise Permanent("blocked_scheme", f"{redacted(url)} is not https; name it in allow_hosts to allow it")
+            raise Permanent(
+                "blocked_scheme", f"{redacted(url)} is not https; name it in allow_hosts to allow it"
+            )
         if port not in _PORTS:
             raise Permanent(
                 "blocked_port", f"port {port} of {redacted(url)} is not 443 or 8443; name it in allow_hosts"
             )
         # aiohttp does not ask a resolver about literal addresses.
         literal = _literal(host)
-        if literal is not None and (why := refusal(literal, allow_private=self._settings.allow_private_networks)):
+        if literal is not None and (
+            why := refusal(literal, allow_private=self._settings.allow_private_networks)
+        ):
             raise _blocked(host, why)
         return target
 

@@ -66,7 +66,9 @@ class AlertmanagerChannel(Channel):
         headers = {"Content-Type": "application/json"}
         if self.settings.token is not None:
             headers["Authorization"] = f"Bearer {self.settings.token.reveal()}"
-        return Request(self.settings.url.rstrip("/") + "/api/v2/alerts", msgspec.json.encode([alert]), headers)
+        return Request(
+            self.settings.url.rstrip("/") + "/api/v2/alerts", msgspec.json.encode([alert]), headers
+        )
 
 
 def _moment(at_ns: int) -> str:

@@ -51,7 +51,9 @@ def message(notice: Notice) -> dict[str, Any]:
     """Return the payload: fallback text and blocks, within Slack's limits."""
     resolved = notice.event == "resolve"
     mark = ":white_check_mark:" if resolved else _MARKS.get(notice.severity, ":warning:")
-    word = "Resolved" if resolved else {"repeat": "Still firing"}.get(notice.event, notice.severity.capitalize())
+    word = (
+        "Resolved" if resolved else {"repeat": "Still firing"}.get(notice.event, notice.severity.capitalize())
+    )
     title = f"{word}: {notice.rollout or notice.route}"
     if notice.candidate:
         title += f" {notice.candidate}"
@@ -88,7 +90,9 @@ def message(notice: Notice) -> dict[str, Any]:
         footer.append("worst traces " + " ".join(f"`{escape(clip(trace, 64))}`" for trace in traces))
     if notice.link:
         footer.append(f"<{escape(notice.link)}|open>")
-    blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": clip(item, _FIELD)} for item in footer]})
+    blocks.append(
+        {"type": "context", "elements": [{"type": "mrkdwn", "text": clip(item, _FIELD)} for item in footer]}
+    )
     return {"text": clip(f"{mark} {escape(title)}: {escape(notice.summary)}", 1000), "blocks": blocks}
 
 
