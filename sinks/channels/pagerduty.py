@@ -64,9 +64,9 @@ def payload(notice: Notice) -> dict[str, Any]:
         "findings": [msgspec.to_builtins(finding) for finding in notice.conditions],
         "rollbacks": [msgspec.to_builtins(action) for action in notice.rollbacks],
     }
-    text = f"{notice.note} | {notice.summary}" if notice.note else notice.summary
+    text = " | ".join(part for part in (notice.note, notice.summary) if part)
     return {
-        "summary": clip(text, _SUMMARY),
+        "summary": clip(text or f"driftgate incident {notice.incident_id}", _SUMMARY),
         "source": clip(f"driftgate/{notice.tenant}/{notice.rollout}", 255),
         "severity": _SEVERITY.get(notice.severity, "error"),
         "timestamp": datetime.fromtimestamp(notice.at / 1e9, UTC).isoformat(timespec="milliseconds"),
