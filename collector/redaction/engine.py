@@ -23,15 +23,13 @@ from collector.redaction.json_text import JsonText
 from collector.redaction.operator import Operators
 from collector.redaction.pattern import latin1, utf8, without_anchors
 from collector.redaction.policy import effective_rules, policy_version, self_test
-from collector.redaction.rule import CONTEXT_BYTES, Hit, Rule, Unscannable
+from collector.redaction.rule import CONTEXT_BYTES, REPLACED, Hit, Rule, Unscannable
 from collector.redaction.view import View, views
 from collector.settings import RedactionSettings
 
 # Values that touch each other may only be recognised one after the other, as each tag frees its neighbour.
 _MAX_ROUNDS = 20
 _MAX_JSON_IN_JSON = 6
-# What earlier replacements left behind; it is no context for what stands next to it.
-_REPLACED = re.compile(rb"\[[A-Z][A-Z0-9_]*\]|pii:[a-z0-9_]+:[a-z0-9]+:[a-z]+")
 _ESCAPE_LETTERS = b"bfnrt"
 
 
@@ -237,12 +235,13 @@ class Engine:
                     continue
                 work.spend()
                 if (context := self._contexts[index]) is not None:
-                    before = _REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start])
+                    before = REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start])
                     if not (context.search(before.lower()) or context.search(hint.lower().encode())):
                         continue
                 spans = ((start, end),) if rule.check is None else rule.check(text, start, end, hint)
                 for low, high in spans:
-                    if text[low:high] not in self._allow:
+                    found = text[low:high]
+                    if found not in self._allow and not REPLACED.fullmatch(found):
                         hits.append(Hit(low, high, index))
                         work.rules.add(index)
         return hits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -12,6 +13,8 @@ Span = tuple[int, int]
 # (text, start, end, hint) of a candidate -> the parts of it, or next to it, that really are the entity.
 Check = Callable[[bytes, int, int, str], Iterator[Span]]
 
+# What replacements leave behind. It is no context for what stands next to it, and no find itself.
+REPLACED = re.compile(rb"\[[A-Z][A-Z0-9_]*\]|pii:[a-z0-9_]+:[a-z0-9]+:[a-p]{32}")
 # How far before a match its context words may stand, in bytes.
 CONTEXT_BYTES = 48
 

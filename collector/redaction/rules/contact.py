@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from collector.redaction.rule import CONTEXT_BYTES, Rule, Span
+from collector.redaction.rule import CONTEXT_BYTES, REPLACED, Rule, Span
 from collector.redaction.validator import is_digit, is_word
 
 # RFC 5321 allows more, but "=", "/", "?" and so on are what stands before addresses, not in them.
@@ -21,7 +21,6 @@ _CALL = re.compile(
     rb"phone|mobile|telefon|tele?fono|t[e\xc3\xa9]+l[e\xc3\xa9]+ph|handy|whatsapp|contact|call|dial|reach|sms"
     rb"|(?<![a-z])(?:tel|cell|fax|ring|text)(?![a-z])"
 )
-_REPLACED = re.compile(rb"\[[A-Z][A-Z0-9_]*\]|pii:[a-z0-9_]+:[a-z0-9]+:[a-z]+")
 # Where numbers written without a country code are tried, if a word says that a telephone number comes.
 _REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "AU", "IN", "BR")
 _MOST_DIGITS = 17  # 15 by ITU-T E.164, and two for a leading 00
@@ -67,7 +66,7 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
             yield low, high
     if found:
         return
-    before = _REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start]).lower()
+    before = REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start]).lower()
     announced = _CALL.search(before) or _CALL.search(hint.lower().encode())
     # 00 begins many numbers; separators, or a word, tell a telephone number.
     if text[start : start + 2] == b"00" and (announced or len(ends) > 1):

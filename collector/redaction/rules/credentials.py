@@ -82,7 +82,7 @@ RULES = (
     Rule(
         name="JWT",
         gate=r"eyJ[A-Za-z0-9_-]{5}",
-        pattern=r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,3}",
+        pattern=r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}(?:(?:\.[A-Za-z0-9_-]*){0,2}\.[A-Za-z0-9_-]+)?",
         check=_jwt,
         must_match=(
             "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",

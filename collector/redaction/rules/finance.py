@@ -37,7 +37,9 @@ _PREFIXES = {
 }
 # How people group the digits, as letters: "dddd" is four groups of four ("a" is 1, "f" is 6, "j" is 10). The look-ahead
 # finds overlapping ones; digits may also stand all alone.
-_GROUPINGS = re.compile(r"(?=(dddd[a-c]?|dddc|ddda|dde|df[ed]|f[jm]|hh|dl|ld|ffd|dhd|a{12,19}|[l-s]))")
+_GROUPINGS = re.compile(
+    r"(?=(dddd[a-c]?|dddc|ddda|dde|df[ed]|f[jm]|hh|dl|ld|ffd|dhd|(?<!a)a{12,19}(?!a)|[l-s]))"
+)
 # Length of an IBAN by country: SWIFT IBAN registry, release 99 and the partial countries.
 _IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29,
@@ -71,9 +73,7 @@ def _card(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
 def _shapes(longest: str) -> Iterator[str]:
     """Yield a grouping and the shorter ones that begin like it: ``dddda`` may be a card of 16 and a single digit."""
     yield longest
-    if longest[0] == "a":
-        yield from (longest[:size] for size in range(12, len(longest)))
-    elif longest.startswith("dddd"):
+    if longest.startswith("dddd"):
         yield longest[:4]
 
 
