@@ -151,7 +151,9 @@ class Store:
         blocks[0] = blocks[0][blocks[0].index(b"\n") + 1 :]
         columns = ", ".join(f"`{name}`" for name in names)
         clause = ", ".join(f"{key} = {_literal(value)}" for key, value in settings.items())
-        self._backend.insert(f"INSERT INTO {table} ({columns}) SETTINGS {clause}", blocks)
+        read = self._backend.insert(f"{table} ({columns})", f"SETTINGS {clause}", blocks)
+        if read != len(data[0]):
+            raise Unavailable("short_insert", f"the engine read {read} of {len(data[0])} rows")
 
     def upsert_rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> int:
         """Write rows as dicts into a table that keeps the highest ``version`` per id (``incidents``, ``rollbacks``).

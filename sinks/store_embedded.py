@@ -7,16 +7,19 @@ What chDB does that callers must not have to know:
 - Its ``default`` database shows the machine's file system as tables. It is replaced by an empty one.
 - Why it could not start is written to stderr, not into the exception; so the owner's lock and the folder are checked
   first.
-- clickhouse-connect hands inserts to chDB through a file in the temporary folder, which a killed process leaves behind.
-  Here the same bytes go through chDB's insert stream.
+- clickhouse-connect hands inserts to chDB through a file in the temporary folder, which a killed process leaves behind,
+  and chDB's own insert stream hides errors. See :func:`insert_data`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +76,15 @@ class Embedded:
         """Open a further handle to the engine; the caller closes it."""
         return self._connect(self._path)
 
-    def insert(self, statement: str, blocks: Sequence[bytes], input_format: str = "Native") -> int:
-        """Run an INSERT with its data; returns the rows written. Raises RuntimeError as chDB does."""
+    def insert(self, target: str, clause: str, blocks: Sequence[bytes], input_format: str = "Native") -> int:
+        """Insert data in ``input_format`` into ``target`` (a table and its columns); returns the rows read.
+
+        ``clause`` is a SETTINGS clause or empty. Raises RuntimeError as chDB does.
+        """
         with self._insert_lock:
             if self._closed:
                 raise RuntimeError("the store is closed")
-            stream: Any = self._inserter.send_insert(statement, input_format)
-            with stream:
-                for block in blocks:
-                    stream.append(block)
-                return int(stream.finish().rows_written)
+            return int(insert_data(self._inserter, target, clause, blocks, input_format).rows_read())
 
     def close(self) -> None:
         """Close every handle and give the folder back; idempotent."""
@@ -98,6 +100,29 @@ class Embedded:
         if inserter is not None:
             inserter.close()
         os.close(self._lock_fd)
+
+
+def insert_data(handle: Any, target: str, clause: str, blocks: Iterable[bytes], input_format: str) -> Any:
+    """Run ``INSERT INTO target`` with data on a handle and return chDB's result.
+
+    The data is handed over in an anonymous file in memory, which no crash leaves behind. chDB also has an insert stream
+    (``send_insert``), but the end of that stream reports success when the insert has failed, for example on a full disk.
+    """
+    with contextlib.ExitStack() as stack:
+        if sys.platform == "linux":
+            descriptor = os.memfd_create("driftgate-insert", os.MFD_CLOEXEC)
+            file = stack.enter_context(os.fdopen(descriptor, "wb"))
+            path = f"/proc/self/fd/{descriptor}"
+        else:
+            file = stack.enter_context(tempfile.NamedTemporaryFile("wb", suffix=".insert"))
+            path = file.name
+        for block in blocks:
+            file.write(block)
+        file.flush()
+        quoted = path.replace("\\", "\\\\").replace("'", "\\'")
+        return handle.query(
+            f"INSERT INTO {target} FROM INFILE '{quoted}' {clause} FORMAT {input_format}", "TabSeparated"
+        )
 
 
 def _own(folder: Path) -> int:

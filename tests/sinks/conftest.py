@@ -1,0 +1,44 @@
+"""Real parts for the store's tests: an embedded engine in a fresh folder, and the query endpoint on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sinks.clickhouse.endpoint import Endpoint
+from sinks.store import Store
+from sinks.store_settings import QuerySettings, StoreSettings
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(StoreSettings(), tmp_path / "store")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Store, QuerySettings], Endpoint]]:
+    """Start endpoints on an event loop of their own, as the runtime does."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    started: list[Endpoint] = []
+
+    def start(store: Store, settings: QuerySettings) -> Endpoint:
+        endpoint = Endpoint(store, settings)
+        asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(30)
+        started.append(endpoint)
+        return endpoint
+
+    yield start
+    for endpoint in started:
+        asyncio.run_coroutine_threadsafe(endpoint.stop(), loop).result(60)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
