@@ -161,7 +161,8 @@ def _litellm() -> Any:
 
 def _fault(error: Exception, litellm: Any, structured: bool) -> ModelFault:
     status = getattr(error, "status_code", None)
-    code = str(getattr(error, "code", "") or "")
+    body = getattr(error, "body", None)  # litellm overwrites the code of some errors with the status
+    code = str((body.get("code") if isinstance(body, dict) else "") or getattr(error, "code", "") or "")
     name = error.__class__.__name__
     if isinstance(error, litellm.exceptions.Timeout) or status == 408:
         return ModelFault("timeout", name)

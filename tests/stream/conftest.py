@@ -41,7 +41,7 @@ def pairs(attributes: dict[str, Any]) -> list[KeyValue]:
 def span(
     attributes: dict[str, Any] | None = None,
     *,
-    id: int = 1,
+    id: int = 1,  # noqa: A002 - the word tests read best
     parent: int = 0,
     name: str = "span",
     start: float = 0.0,

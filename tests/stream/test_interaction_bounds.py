@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -179,7 +180,7 @@ def test_arbitrary_bytes_that_decode_never_raise(raw: bytes) -> None:
     """Whatever protobuf accepts."""
     try:
         traces = TracesData.FromString(raw)
-    except Exception:
+    except DecodeError:
         return
     interactions(traces)
     trace_interaction(traces)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
-import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from opentelemetry.sdk.resources import Resource
@@ -29,7 +29,7 @@ def test_a_trace_of_the_sdk() -> None:
         with tracer.start_as_current_span("retrieval docs") as span:
             span.set_attribute("gen_ai.operation.name", "retrieval")
             span.set_attribute("retrieval.documents.0.document.content", "Paris is in France.")
-        with pytest.raises(ValueError), tracer.start_as_current_span("chat m") as span:
+        with contextlib.suppress(ValueError), tracer.start_as_current_span("chat m") as span:
             span.set_attribute("gen_ai.operation.name", "chat")
             span.set_attribute("gen_ai.request.model", "m")
             span.set_attribute("gen_ai.response.finish_reasons", ["stop"])
