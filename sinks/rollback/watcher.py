@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 
 import msgspec
+import structlog
 
 from sinks.alerts_settings import VerifySettings
 from sinks.incidents.engine import IncidentEngine
 from sinks.incidents.incident import Incident, Rollback
 from sinks.incidents.store import IncidentStore
 from sinks.rollback.verification import TrafficReader, Watch
-from stream.errors import Transient
+from stream.errors import Permanent, Transient
 
 _SECOND = 1_000_000_000
 _STATES = {
@@ -43,6 +44,7 @@ class Watcher:
         self._settings = settings
         self._traffic = traffic
         self._matches = matches
+        self._log = structlog.get_logger(__name__)
 
     async def step(self, now_ns: int) -> list[str]:
         """Look at what is due; return the states reached, one per rollback whose state changed."""
@@ -110,7 +112,8 @@ class Watcher:
             match["route"] = rollback.route
         try:
             counts = self._traffic.traffic(rollback.tenant, match, rollback.arm, since, until)
-        except Transient:
+        except (Transient, Permanent) as error:
+            self._log.warning("traffic cannot be read", reason=error.reason)
             return None, 0
         candidate = counts.get(rollback.candidate, 0)
         if rollback.incumbent:

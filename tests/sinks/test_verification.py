@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sinks.alerts_settings import VerifySettings
 from sinks.rollback.traffic import SqlTraffic
 from sinks.rollback.verification import Watch
+from sinks.store import Store
 
 SECOND = 10**9
 START = 1_700_000_000 * SECOND
@@ -132,27 +133,14 @@ def test_a_deadline_that_cannot_be_met_is_refused() -> None:
         VerifySettings(deadline=40, hold=30, telemetry_lag=10)
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    clickhouse_connect = pytest.importorskip("clickhouse_connect")
-    folder: Path = tmp_path_factory.mktemp("traffic")
-    client = clickhouse_connect.get_client(dsn=f"chdb://{folder}")
-    client.command(
-        "CREATE TABLE spans_for_traffic (Timestamp DateTime64(9), TraceId String, SpanId String, ServiceName String, "
-        "Tenant String, SpanAttributes Map(LowCardinality(String), String), "
-        "ResourceAttributes Map(LowCardinality(String), String)) ENGINE = MergeTree ORDER BY Timestamp"
-    )
-    yield client
-    client.close()
-
-
-def test_traffic_is_counted_in_sql(engine: Any) -> None:
+def test_traffic_is_counted_in_the_real_table(store: Store) -> None:
+    start = time.time_ns() - 3600 * SECOND  # old spans leave the table at once
     rows: list[tuple[int, str, str, str, dict[str, str], dict[str, str]]] = []
 
     def span(
         at: float, trace: str, arm: dict[str, str], tenant: str = "default", route: str = "/chat"
     ) -> None:
-        when = START + int(at * SECOND)
+        when = start + int(at * SECOND)
         rows.append(
             (when - SECOND, trace, "root" + trace, tenant, {"http.route": route}, {"service.name": "app"})
         )
@@ -169,22 +157,14 @@ def test_traffic_is_counted_in_sql(engine: Any) -> None:
     span(0, "early", {"gen_ai.prompt.version": "v18"})
     span(50, "late", {"gen_ai.prompt.version": "v18"})
     rows.append(rows[1])  # delivered twice
-    for when, trace, span_id, tenant, attributes, resource in rows:
-        engine.command(
-            "INSERT INTO spans_for_traffic SELECT fromUnixTimestamp64Nano({t:Int64}), {i:String}, {s:String}, 'app', "
-            "{n:String}, mapFromArrays({ak:Array(String)}, {av:Array(String)}), "
-            "mapFromArrays({rk:Array(String)}, {rv:Array(String)})",
-            parameters={
-                "t": when, "i": trace, "s": span_id, "n": tenant, "ak": list(attributes),
-                "av": list(attributes.values()), "rk": list(resource), "rv": list(resource.values()),
-            },
-        )  # fmt: skip
+    names = ("Timestamp", "TraceId", "SpanId", "Tenant", "SpanAttributes", "ResourceAttributes")
+    store.insert("otel_traces", dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), "token")
 
     def query(sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        return engine.query(sql, parameters=dict(parameters)).result_rows
+        return [list(row.values()) for row in store.query(sql, parameters)]
 
-    traffic = SqlTraffic(query, table="spans_for_traffic")
-    window = (START + SECOND, START + 50 * SECOND)
+    traffic = SqlTraffic(query)
+    window = (start + SECOND, start + 50 * SECOND)
     assert traffic.traffic("default", {"route": "/chat"}, "prompt_version", *window) == {
         "v17": 3,
         "v18": 1,
@@ -196,7 +176,7 @@ def test_traffic_is_counted_in_sql(engine: Any) -> None:
     assert traffic.traffic("acme", {"route": "/chat"}, "prompt_version", *window) == {"v18": 1}
     assert traffic.traffic("default", {"route": "/chat", "service": "x"}, "prompt_version", *window) == {}
     assert traffic.traffic("default", {"route": "' OR 1=1 --"}, "prompt_version", *window) == {}
-    other = SqlTraffic(query, attributes={"build": ("gen_ai.prompt.version",)}, table="spans_for_traffic")
+    other = SqlTraffic(query, attributes={"build": ("gen_ai.prompt.version",)})
     assert other.traffic("default", {"route": "/other"}, "build", *window) == {"v17": 1}
 
 
