@@ -64,6 +64,15 @@ def balance(counters: Counters, committed: Offsets) -> list[Line]:
             "spans_invalid",
             "spans_pending",
         ),
+        scorer.line(
+            "traces scored",
+            "traces_in",
+            "traces_scored",
+            "late_traces",
+            "traces_without_interaction",
+            "traces_own",
+            "traces_rejected",
+        ),
         scorer.line("scores expected", "scores_expected", "scores_scored", "scores_skipped", "scores_failed"),
         _handled(
             "kept traces taken",
@@ -73,8 +82,11 @@ def balance(counters: Counters, committed: Offsets) -> list[Line]:
             "late_traces",
             "rejects",
         ),
-        _handled("scores taken", handled("drift", TOPIC_SCORES), drift, "scores_in", "heartbeats", "rejects"),
-        _handled("verdicts taken", handled("alerter", TOPIC_VERDICTS), alerter, "verdicts_in"),
+        _handled(
+            "scores taken", handled("drift", TOPIC_SCORES), drift, "scores_in", "heartbeats", "poisoned"
+        ),
+        drift.line("scores used", "scores_in", "scores_used", "scores_excluded.", "scores_rejected."),
+        _handled("verdicts taken", handled("alerter", TOPIC_VERDICTS), alerter, "verdicts_in", "poisoned"),
     ]
 
 
@@ -89,10 +101,16 @@ class _Terms:
         self.values = values
 
     def sum(self, names: tuple[str, ...]) -> tuple[int, str]:
-        parts = [(name, self.values.get(name, 0)) for name in names]
+        parts = [(name, self._of(name)) for name in names]
         return sum(number for _, number in parts), " + ".join(
             f"{name} {number:,}" for name, number in parts if number
         )
+
+    def _of(self, name: str) -> int:
+        """Return one counter, or the sum of all that start with ``name`` when it ends with a dot."""
+        if name.endswith("."):
+            return sum(value for key, value in self.values.items() if key.startswith(name))
+        return self.values.get(name, 0)
 
     def line(self, title: str, total: str, *names: str) -> Line:
         right, terms = self.sum(names)

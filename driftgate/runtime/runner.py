@@ -153,7 +153,7 @@ class StageRunner:
             # The offset stays: the stage may still hold earlier records that it rebuilds by replay.
             held = {(record.topic, record.partition): committed.get((record.topic, record.partition), 0)}
             reject = Reject(record, "stage_error", error.__class__.__name__)
-            self._commit(consumer, records, Result(rejects=[reject], commit=held))
+            self._commit(consumer, records, Result(rejects=[reject], counters={"poisoned": 1}, commit=held))
         elif not records:
             self._stop.wait(1.0)
         for partition in consumer.partitions():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -254,8 +253,3 @@ class CountingGateway:
         """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
-
-
-def hexid(*parts: object, size: int) -> bytes:
-    """Return a deterministic id."""
-    return hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=size).digest()
