@@ -1,66 +1,85 @@
-"""An interval for a bounded mean that is right at every moment at once (a confidence sequence)."""
+"""An interval for the mean difference that is right at every moment at once (a confidence sequence)."""
 
 from __future__ import annotations
 
 import math
 
 import msgspec
+import numpy as np
 
-_MAX_BET = 0.5  # the usual truncation; keeps the first intervals finite
+from drift.eprocess import GRID, Floats
+
+_SIDE = (
+    0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5,
+    0.6, 0.75, 0.9,
+)  # fmt: skip
+"""Values that may be an end of the interval, on both sides of 0."""
 
 
 class ConfidenceSequence(msgspec.Struct):
-    """Predictable plug-in empirical-Bernstein confidence sequence for a mean in [-1, 1].
+    """The means that a betting e-process has not yet ruled out, at total error ``alpha``.
 
-    With y = (z + 1)/2 in [0, 1], running mean m_t and variance s2_t (both shrunk towards 1/2 and 1/4),
+    For every value m of a grid, two e-processes bet that the mean difference lies below m and above it:
 
-        l_t = min(1/2, sqrt(2 log(2/alpha) / (s2_{t-1} t log(1 + t)))),
-        psi(l) = -log(1 - l) - l,
-        interval = sum l_i y_i / sum l_i  +-  (log(2/alpha) + sum (y_i - m_{i-1})^2 psi(l_i)) / sum l_i.
+        log B_m(c) = sum log(1 - c (d_i - v_i m) / (1 - m)),    log A_m(c) = sum log(1 + c (d_i - v_i m) / (1 + m)),
 
-    It holds at all times together with probability 1 - alpha. When the mean changes over time it covers the average of
-    the means so far, weighted with l_i.
+    averaged over the fractions c. The upper end is the smallest m with B_m >= 2/alpha, the lower end the largest m
+    with A_m >= 2/alpha. ``d`` is the weighted difference of a pair and ``v`` its weight (1 without sampling weights).
+
+    With probability 1 - alpha the interval contains, at all times together, the average so far of the (conditional)
+    mean differences. This needs no constant mean: bets are fixed in advance, so B_m is at most a martingale wherever
+    that average is at least m. At m = -margin and alpha = .05 the upper end is the gate's own e-process against 40.
+
+    The ends are grid values, rounded outwards.
 
     References
     ----------
-    Waudby-Smith and Ramdas, arXiv:2010.09686, theorem 2.
+    Waudby-Smith and Ramdas, arXiv:2010.09686, section 4.
 
     Examples
     --------
-    >>> sequence = ConfidenceSequence(alpha=0.05)
-    >>> for z in [0.1, -0.1] * 200:
-    ...     sequence.update(z)
-    >>> low, high = sequence.interval()
-    >>> low < 0.0 < high < 0.06
-    True
+    >>> sequence = ConfidenceSequence.with_margin(alpha=0.05, margin=0.02)
+    >>> sequence.update(np.array([0.1, -0.1] * 200), np.ones(400))
+    >>> sequence.interval()
+    (-0.02, 0.02)
     """
 
     alpha: float
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    sum_bets: float = 0.0
-    sum_bets_y: float = 0.0
-    sum_penalty: float = 0.0
+    points: list[float]
+    below: list[list[float]]  # per point, per fraction
+    above: list[list[float]]
 
-    def update(self, z: float) -> None:
-        """Take one observation ``z`` in [-1, 1]."""
-        y = (z + 1.0) / 2.0
-        mean = (0.5 + self.total) / (self.count + 1)
-        variance = (0.25 + self.squares) / (self.count + 1)
-        t = self.count + 1
-        bet = min(_MAX_BET, math.sqrt(2.0 * math.log(2.0 / self.alpha) / (variance * t * math.log1p(t))))
-        self.sum_bets += bet
-        self.sum_bets_y += bet * y
-        self.sum_penalty += (y - mean) ** 2 * (-math.log1p(-bet) - bet)
-        self.count = t
-        self.total += y
-        self.squares += (y - (0.5 + self.total) / (t + 1)) ** 2
+    @classmethod
+    def with_margin(cls, alpha: float, margin: float) -> ConfidenceSequence:
+        """Return the sequence before the first pair; -margin is one of its grid values."""
+        points = sorted({-margin, *_SIDE, *(-value for value in _SIDE)})
+        return cls(
+            alpha=alpha,
+            points=points,
+            below=[[0.0] * len(GRID) for _ in points],
+            above=[[0.0] * len(GRID) for _ in points],
+        )
+
+    def update(self, difference: Floats, weight: Floats) -> None:
+        """Take pairs, arrays of shape (n,): differences with abs(d) <= weight, and weights in (0, 1]."""
+        if not difference.size:
+            return
+        m = np.asarray(self.points)[:, None, None]
+        c = np.asarray(GRID)[None, :, None]
+        excess = difference[None, None, :] - weight[None, None, :] * m
+        self.below = (np.asarray(self.below) + np.log1p(-c * excess / (1.0 - m)).sum(axis=2)).tolist()
+        self.above = (np.asarray(self.above) + np.log1p(c * excess / (1.0 + m)).sum(axis=2)).tolist()
 
     def interval(self) -> tuple[float, float]:
-        """Return (low, high), within [-1, 1]; (-1, 1) before the first observation."""
-        if not self.count:
-            return -1.0, 1.0
-        centre = self.sum_bets_y / self.sum_bets
-        width = (math.log(2.0 / self.alpha) + self.sum_penalty) / self.sum_bets
-        return max(-1.0, 2.0 * (centre - width) - 1.0), min(1.0, 2.0 * (centre + width) - 1.0)
+        """Return (low, high), within [-1, 1]."""
+        bar = math.log(2.0 / self.alpha)
+        low = [m for m, proven in zip(self.points, _proven(self.above, bar), strict=True) if proven]
+        high = [m for m, proven in zip(self.points, _proven(self.below, bar), strict=True) if proven]
+        return max(low, default=-1.0), min(high, default=1.0)
+
+
+def _proven(logs: list[list[float]], bar: float) -> list[bool]:
+    values = np.asarray(logs)
+    top = values.max(axis=1)
+    means = top + np.log(np.exp(values - top[:, None]).mean(axis=1))
+    return [bool(mean >= bar) for mean in means]

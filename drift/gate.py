@@ -162,7 +162,7 @@ class Gate(msgspec.Struct):
         self, gate: RubricGate, windows: list[WindowEvidence], settings: RolloutSettings, offset: int
     ) -> Evidence:
         e_bar, sr_bar = self._bars(gate, settings.alpha, settings.late_share)
-        interval = gate.interval(settings.margin)
+        interval = gate.interval()
         return Evidence(
             e_value=gate.process.value,
             e_threshold=e_bar,
@@ -232,11 +232,11 @@ class Gate(msgspec.Struct):
         suggestive = conclusive or evidence.e_value >= e_bar or evidence.sr_value >= sr_bar
         if suggestive and drop >= settings.warn_size and window.difference is not None:
             return "warn", f"{size}; not yet a proven regression: {proof}.", False
-        if evidence.interval_low is not None and evidence.interval_low > -settings.margin:
+        if evidence.interval_low is not None and evidence.interval_low >= -settings.margin:
             return (
                 "non_inferior",
                 f"{gate.rubric} of {self.candidate} is not worse than that of {self.incumbent} by more than "
-                f"{settings.margin:g}: the difference is above {evidence.interval_low:+.3f}.",
+                f"{settings.margin:g}: the average difference is above {evidence.interval_low:+.3f}.",
                 True,
             )
         longest = windows[-1]

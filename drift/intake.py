@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -15,8 +16,17 @@ _MAX_TEXT = 512  # ids, rubric, evaluator, cohort keys and values
 _MAX_ATTRIBUTES = 32
 _LAST_TIME_NS = 4_102_444_800 * 1_000_000_000  # the year 2100: nothing honest is later
 
+
+class _Beat(msgspec.Struct):
+    """A heartbeat that says so: without a required ``type`` any broken score with a time would pass for one."""
+
+    type: Literal["heartbeat"]
+    time_unix_nano: int
+    tenant: str = ""
+
+
 _scores = msgspec.json.Decoder(ScoreRecord)
-_heartbeats = msgspec.json.Decoder(Heartbeat)
+_heartbeats = msgspec.json.Decoder(_Beat)
 
 
 def decode(record: Record, max_skew_ns: int) -> ScoreRecord | Heartbeat:
@@ -37,9 +47,10 @@ def decode(record: Record, max_skew_ns: int) -> ScoreRecord | Heartbeat:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # Scores are nearly all there is; only what fails as one is tried as a heartbeat.
         try:
-            item = _heartbeats.decode(record.value)
+            beat = _heartbeats.decode(record.value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Permanent("undecodable", "not a score record or heartbeat as in docs/records.md") from error
+        item = Heartbeat(time_unix_nano=beat.time_unix_nano, tenant=beat.tenant)
     time_ns = item.time_unix_nano
     if not 0 < time_ns <= _LAST_TIME_NS:
         raise Permanent("bad_time", "time_unix_nano is not between 1970 and 2100")

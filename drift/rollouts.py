@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -230,7 +231,8 @@ def _verdict(scope: Scope, gate: Gate, rollout: RolloutSettings, finding: Findin
             finding.previous or "", str(now),
         ),
         kind="canary",
-        tenant=scope.tenant,
+        # Defaults are left out of the JSON when they are the same object: restored text must not differ from fresh.
+        tenant=sys.intern(scope.tenant),
         time_unix_nano=now,
         rollout=scope.rollout,
         route=scope.attributes.get("route", ""),

@@ -53,7 +53,7 @@ class RubricGate(msgspec.Struct):
             rubric=rubric,
             process=BettingEProcess(),
             detector=ShiryaevRoberts(horizon=settings.max_units),
-            sequence=ConfidenceSequence(alpha=settings.alpha),
+            sequence=ConfidenceSequence.with_margin(settings.alpha, settings.margin),
             present=PresentWindows.over(settings.present_window, bucket_ns),
         )
 
@@ -87,8 +87,7 @@ class RubricGate(msgspec.Struct):
         pairs = make_pairs(ours, theirs, margin=margin, cap=cap)
         self.process.update(pairs.z)
         self.detector.update(pairs.z)
-        for z in pairs.z.tolist():
-            self.sequence.update(z)
+        self.sequence.update(pairs.difference, pairs.weight)
         self.pairs += len(pairs.z)
         self.sum_difference += float(pairs.difference.sum())
         self.sum_weight += float(pairs.weight.sum())
@@ -110,7 +109,7 @@ class RubricGate(msgspec.Struct):
             self.changes += 1
             self.process.restart()
             self.detector.restart()
-            self.sequence = ConfidenceSequence(alpha=settings.alpha)
+            self.sequence = ConfidenceSequence.with_margin(settings.alpha, settings.margin)
             self.present = PresentWindows(seconds=self.present.seconds, pane=self.present.pane)
             self.pairs = self.candidate_units = self.incumbent_units = 0
             self.sum_difference = self.sum_weight = 0.0
@@ -122,17 +121,9 @@ class RubricGate(msgspec.Struct):
         """Weighted mean of the paired differences."""
         return self.sum_difference / self.sum_weight if self.pairs else None
 
-    def interval(self, margin: float) -> tuple[float, float] | None:
-        """Return the confidence sequence for the mean difference.
-
-        Exact for equal sampling weights. For unequal ones it is scaled by the mean weight; which side of -margin an
-        end lies on stays exact.
-        """
-        if not self.pairs:
-            return None
-        scale = (1.0 + margin) * self.pairs / self.sum_weight
-        low, high = self.sequence.interval()
-        return max(-1.0, low * scale - margin), min(1.0, high * scale - margin)
+    def interval(self) -> tuple[float, float] | None:
+        """Return the always-valid interval for the mean difference."""
+        return self.sequence.interval() if self.pairs else None
 
     @property
     def effective_units(self) -> float:

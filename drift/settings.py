@@ -25,7 +25,7 @@ class UnitSettings(Settings):
     idle: Positive = 120.0
     """A session is over when it has been silent for this long in event time."""
     trace_idle: Positive = 10.0
-    """The same for a unit that is a single trace; a trace arrives whole, so this is shorter."""
+    """The same for a unit that is a single trace, which arrives whole; never longer than ``idle``."""
     max: Positive = 1800.0
     """A session is cut off this long after its first score."""
     remember: Positive = 7200.0

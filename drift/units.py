@@ -89,7 +89,7 @@ class UnitTable:
 
     def __init__(self, settings: UnitSettings) -> None:
         self._idle = nanos(settings.idle)
-        self._trace_idle = nanos(settings.trace_idle)
+        self._trace_idle = min(self._idle, nanos(settings.trace_idle))
         self._longest = nanos(settings.max)
         self._remember = nanos(settings.remember)
         self._max_open = settings.max_open

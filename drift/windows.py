@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -161,7 +162,7 @@ class WindowTable:
                 continue
             names = BINS if stream.binned else stream.levels
             yield CohortWindow(
-                tenant=stream.tenant,
+                tenant=sys.intern(stream.tenant),  # see rollouts._verdict
                 view=stream.view,
                 cohort=stream.cohort,
                 attributes=stream.attributes,

@@ -1,0 +1,393 @@
+"""The stage as the runtime sees it: repeatable, bounded, balanced, and not to be upset by bad input."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream.errors import Permanent
+from stream.records import TOPIC_SCORES, Evaluator, Heartbeat, ScoreRecord
+from stream.stage import Batch, Record
+
+calm = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def mixed_stream(streams: Any) -> list[Record]:
+    """25 s of a bad canary with sessions, a late score, a duplicate, garbage and heartbeats."""
+    items: list[Any] = streams.canary(1, 25, rate=12, share=0.3, drop=0.6, bad_from=8)
+    sessions = [
+        streams.score(
+            2 + 0.3 * i, 0.25 * (i % 5), arm="v1" if i % 7 else "v2", number=i, unit_id=f"session-{i % 6}"
+        )
+        for i in range(20)
+    ]
+    sessions.append(streams.score(17.0, 0.5, number="back", unit_id="session-3"))
+    items = sorted([*items, *sessions], key=lambda item: item.time_unix_nano)
+    items.insert(150, items[145])
+    items.insert(200, streams.score(3.0, 0.1, number="late"))
+    records = streams.to_records([*items, Heartbeat(time_unix_nano=streams.T0 + 60 * 10**9)])
+    records[100] = Record(TOPIC_SCORES, 0, 100, b"{not json")
+    return records
+
+
+def run(streams: Any, records: list[Record], cuts: list[int], crashes: list[int]) -> Any:
+    """Feed in batches cut at ``cuts``; at each of ``crashes`` go back to the saved state."""
+    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10}))
+    places = sorted({0, len(records), *cuts, *crashes})
+    for start, end in itertools.pairwise(places):
+        if start in crashes:
+            feed.restart()
+            # At least once: after a crash the log may give again what the state includes.
+            feed.feed(records[max(0, start - 3) : end])
+        else:
+            feed.feed(records[start:end])
+    return feed
+
+
+@calm
+@given(data=st.data())
+def test_crash_anywhere_and_any_batches_give_the_same_bytes(streams: Any, data: Any) -> None:
+    records = mixed_stream(streams)
+    expected = run(streams, records, [], [])
+    place = st.integers(1, len(records) - 1)
+    actual = run(
+        streams, records, data.draw(st.lists(place, max_size=12)), data.draw(st.lists(place, max_size=6))
+    )
+    assert [output.value for output in actual.outputs] == [output.value for output in expected.outputs]
+    assert actual.counters == expected.counters
+    # A value names the offset it was saved at; what it holds must be the same.
+    assert {k: v[8:] for k, v in actual.state.items()} == {k: v[8:] for k, v in expected.state.items()}
+
+
+def test_crash_after_every_single_record(streams: Any) -> None:
+    records = mixed_stream(streams)[:260]
+    expected = run(streams, records, [], [])
+    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10}))
+    for record in records:
+        feed.restart()
+        feed.feed([record])
+    assert [output.value for output in feed.outputs] == [output.value for output in expected.outputs]
+    assert "regressed" in feed.transitions()
+
+
+def test_the_reference_stream_exercises_what_it_should(streams: Any) -> None:
+    feed = run(streams, mixed_stream(streams), [], [])
+    assert feed.counters["scores_excluded.late"] == 1
+    assert feed.counters["scores_excluded.duplicate"] == 1
+    assert feed.counters["scores_rejected.undecodable"] == 1
+    assert feed.counters["units_contaminated"] > 0
+    assert feed.counters["unit_scores_excluded.unit_closed"] > 0
+    assert feed.counters["units_open"] == 0
+    assert {"warming_up", "regressed"} <= set(feed.transitions())
+
+
+def test_the_books_balance(streams: Any) -> None:
+    feed = run(streams, mixed_stream(streams), [50, 100], [70])
+    counters = feed.counters
+    left_out = sum(
+        by for name, by in counters.items() if name.startswith(("scores_excluded.", "scores_rejected."))
+    )
+    assert counters["scores_in"] == counters["scores_used"] + left_out
+    assert counters["verdicts"] == len(feed.verdicts)
+    assert counters["windows"] == len(feed.windows)
+    assert counters["heartbeats"] == 1
+
+
+def test_a_bad_canary_is_taken_back_within_ten_seconds_and_once(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings(units={"idle": 2}))
+    feed.feed(streams.to_records(streams.canary(2, 60, candidate_from=20, drop=0.5, bad_from=20)))
+    regressed = next(v for v in feed.verdicts if v.state == "regressed")
+    assert (regressed.time_unix_nano - streams.T0) / 1e9 <= 30
+    assert (regressed.action, regressed.severity) == ("rollback", "page")
+    assert (regressed.incumbent, regressed.candidate, regressed.arm) == ("v1", "v2", "prompt_version")
+    assert (regressed.route, regressed.rollout) == ("support", "prompt")
+    assert [v.action for v in feed.verdicts].count("rollback") == 1
+    assert len({v.verdict_id for v in feed.verdicts}) == len(feed.verdicts)
+    assert any(v.previous_state == v.state for v in feed.verdicts)
+
+
+def test_a_healthy_canary_is_left_alone(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed(streams.to_records(streams.canary(3, 60)))
+    assert set(feed.transitions()) <= {"warming_up", "ok", "non_inferior"}
+
+
+def test_sessions_are_one_observation_each(streams: Any) -> None:
+    """Given arms that differ by nothing but a few unlucky long sessions, I expect no regression; the same scores as
+
+    traces of their own would be one."""
+    rng = streams_rng(9)
+    items, alone = [], []
+    for session in range(60):
+        arm = "v2" if session % 3 == 0 else "v1"
+        level = 0.1 if session in (0, 3, 6, 9, 12) else 0.8
+        for turn in range(20):
+            at = 0.5 * session + 0.1 * turn + 0.001 * float(rng.random())
+            value = min(1.0, level + 0.1 * float(rng.random()))
+            items.append(streams.score(at, value, arm=arm, number=(session, turn), unit_id=f"s{session}"))
+            alone.append(streams.score(at, value, arm=arm, number=(session, turn)))
+    found = []
+    for stream in (items, alone):
+        feed = streams.Feed(streams.demo_settings(rollout={"min_units": 5, "incumbent": "v1"}))
+        stream.sort(key=lambda item: item.time_unix_nano)
+        feed.feed(streams.to_records([*stream, Heartbeat(time_unix_nano=streams.T0 + 90 * 10**9)]))
+        found.append(("regressed" in feed.transitions(), feed.verdicts[-1].evidence.candidate_units))
+    assert found == [
+        (False, 19),
+        (True, 395),
+    ]  # v1 first appears .5 s after v2: what began before is left out
+
+
+def streams_rng(seed: int) -> Any:
+    import numpy as np
+
+    return np.random.default_rng(seed)
+
+
+def test_heartbeats_alone_say_no_data(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings(rollout={"no_data_after": 20}))
+    items = streams.canary(4, 20)
+    beats = [Heartbeat(time_unix_nano=streams.T0 + at * 10**9) for at in range(21, 60, 5)]
+    feed.feed(streams.to_records([*items, *beats]))
+    last = feed.verdicts[-1]
+    assert (last.state, last.severity) == ("no_data", "warn")
+    assert feed.counters["heartbeats"] == len(beats)
+    back = streams.canary(5, 20)
+    later = [msgspec.structs.replace(item, time_unix_nano=item.time_unix_nano + 60 * 10**9) for item in back]
+    later = [
+        msgspec.structs.replace(item, score_id=f"again-{item.score_id}", unit_id=f"again-{item.unit_id}")
+        for item in later
+    ]
+    feed.feed(streams.to_records(later, first=len(items) + len(beats)))
+    assert feed.verdicts[-1].state != "no_data"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"", "undecodable"),
+        (b"\xff\xfe", "undecodable"),
+        (b"[" * 5000, "undecodable"),
+        (b'{"type":"score"}', "undecodable"),
+        (b" " * (1 << 20) + b"{}", "too_large"),
+        ({"value": None}, "bad_value"),
+        ({"value": 1.0000001}, "bad_value"),
+        ({"value": -0.1}, "bad_value"),
+        ({"value": "NaN"}, "undecodable"),
+        ({"probability": 0.0}, "bad_probability"),
+        ({"probability": -0.5}, "bad_probability"),
+        ({"probability": 1.5}, "bad_probability"),
+        ({"time_unix_nano": 0}, "bad_time"),
+        ({"time_unix_nano": -5}, "bad_time"),
+        ({"time_unix_nano": 2**63 - 1}, "bad_time"),
+        ({"unit_id": ""}, "bad_id"),
+        ({"rubric": ""}, "bad_id"),
+        ({"unit_id": "x" * 600}, "too_long"),
+        ({"cohort": {f"k{i}": "v" for i in range(40)}}, "too_long"),
+    ],
+)
+def test_bad_records_are_rejected_with_a_reason(streams: Any, raw: Any, reason: str) -> None:
+    feed = streams.Feed(streams.demo_settings())
+    if isinstance(raw, dict):
+        plain = msgspec.to_builtins(streams.score(1.0))
+        raw = msgspec.json.encode(plain | raw)
+    bad = Record(TOPIC_SCORES, 0, 0, raw)
+    feed.feed([bad, *streams.to_records([streams.score(2.0)], first=1)])
+    assert [(reject.record, reject.reason) for reject in feed.rejects] == [(bad, reason)]
+    assert feed.counters[f"scores_rejected.{reason}"] == 1
+    assert feed.counters["scores_used"] == 1
+
+
+@pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_numbers_that_are_none_are_rejected(streams: Any, literal: bytes) -> None:
+    feed = streams.Feed(streams.demo_settings())
+    raw = msgspec.json.encode(streams.score(1.0, 0.5)).replace(b'"value":0.5', b'"value":' + literal)
+    assert literal in raw
+    feed.feed([Record(TOPIC_SCORES, 0, 0, raw)])
+    assert len(feed.rejects) == 1
+    assert "scores_used" not in feed.counters
+
+
+@given(st.binary(max_size=200))
+@calm
+def test_random_bytes_never_raise(streams: Any, raw: bytes) -> None:
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed([Record(TOPIC_SCORES, 0, 0, raw)])
+    assert len(feed.rejects) == 1
+
+
+def test_one_wrong_clock_does_not_close_the_windows_of_all(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings(max_skew=10))
+    good = streams.score(5.0)
+    log_time = good.time_unix_nano + 10**9
+    ahead = streams.score(5000.0)
+    beat = Heartbeat(time_unix_nano=ahead.time_unix_nano)
+    later = streams.score(6.0)
+    feed.feed(streams.to_records([good, ahead, beat, later], log_time=log_time))
+    assert [reject.reason for reject in feed.rejects] == ["clock_skew", "clock_skew"]
+    assert feed.counters["scores_used"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"lane": "triage"}, "triage"),
+        ({"probability": None}, "unknown_probability"),
+        ({"status": "failed", "value": None}, "failed"),
+        ({"status": "skipped", "value": None, "reason": "no documents"}, "skipped"),
+    ],
+)
+def test_what_is_not_a_known_sample_enters_no_statistic(
+    streams: Any, change: dict[str, Any], reason: str
+) -> None:
+    feed = streams.Feed(streams.demo_settings())
+    items = [msgspec.structs.replace(item, **change) for item in streams.canary(6, 20, drop=0.5)]
+    feed.feed(streams.to_records([*items, Heartbeat(time_unix_nano=streams.T0 + 60 * 10**9)]))
+    assert feed.counters[f"scores_excluded.{reason}"] == len(items)
+    assert feed.outputs == []
+
+
+def test_a_redelivered_score_is_applied_once_even_after_a_restart(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings(lateness=5))
+    items = [streams.score(0.01 * i, 0.5, number=i) for i in range(300)]
+    feed.feed(streams.to_records(items))
+    feed.restart()
+    feed.feed(streams.to_records(items, first=300))
+    feed.feed(streams.to_records([Heartbeat(time_unix_nano=streams.T0 + 60 * 10**9)], first=600))
+    assert feed.counters["scores_excluded.duplicate"] == 300
+    assert max(window.n for window in feed.windows) == 300
+
+
+def test_state_is_bounded_and_shrinks_when_traffic_ends(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings(windows=[10, 60]))
+    sizes = []
+    items = streams.canary(7, 240, rate=15)
+    for start in range(0, len(items), 300):
+        feed.feed(streams.to_records(items[start : start + 300], first=start))
+        sizes.append(len(feed.state))
+    assert max(sizes[8:]) <= 1.3 * max(sizes[4:8])
+    end = streams.T0 + 4 * 3600 * 10**9
+    feed.feed(streams.to_records([Heartbeat(time_unix_nano=end)], first=len(items)))
+    feed.feed(streams.to_records([Heartbeat(time_unix_nano=end + 2 * 10**9)], first=len(items) + 1))
+    assert len(feed.state) < 12
+    assert all(len(value) < 40_000 for value in feed.state.values())
+
+
+def test_torn_state_is_refused(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed(streams.to_records(streams.canary(8, 5)))
+    old = feed.state["meta"]
+    feed.feed(streams.to_records(streams.canary(9, 10), first=500))
+    with pytest.raises(Permanent, match="torn_state"):
+        feed.stage.assign(0, feed.state | {"meta": old})
+    del feed.state["meta"]
+    with pytest.raises(Permanent, match="torn_state"):
+        feed.stage.assign(0, feed.state)
+
+
+def test_other_windows_after_a_restart_start_anew_and_gates_go_on(streams: Any) -> None:
+    items = streams.canary(10, 30)
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed(streams.to_records(items[:900]))
+    pairs = feed.verdicts[-1].evidence.pairs
+    feed.settings = streams.demo_settings(windows=[30])
+    feed.restart()
+    feed.feed(streams.to_records(items[900:], first=900))
+    assert feed.verdicts[-1].evidence.pairs > pairs
+    assert {window.window_seconds for window in feed.windows[-4:]} == {30}
+
+
+def test_partitions_are_kept_apart_and_revoked(streams: Any) -> None:
+    feed = streams.Feed(streams.demo_settings())
+    feed.stage.assign(1, {})
+    records = streams.to_records(streams.canary(11, 20, drop=0.5))
+    result = feed.stage.process(Batch([msgspec.structs.replace(r, partition=1) for r in records], 0))
+    assert {partition for partition, _ in result.state} == {1}
+    feed.stage.revoke(1)
+    feed.stage.revoke(1)
+    assert feed.stage.process(Batch([], 0)).state == {}
+
+
+def test_tenants_and_routes_have_gates_of_their_own(streams: Any) -> None:
+    items = []
+    for number, (tenant, route, drop) in enumerate([("a", "x", 0.0), ("a", "y", 0.6), ("b", "x", 0.0)]):
+        for item in streams.canary(20 + number, 30, rate=15, drop=drop):
+            cohort = item.cohort | {"route": route}
+            items.append(
+                msgspec.structs.replace(
+                    item, tenant=tenant, cohort=cohort, score_id=f"{tenant}{route}{item.score_id}"
+                )
+            )
+    items.sort(key=lambda item: item.time_unix_nano)
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed(streams.to_records(items))
+    assert {(v.tenant, v.route) for v in feed.verdicts} == {("a", "x"), ("a", "y"), ("b", "x")}
+    assert {(v.tenant, v.route) for v in feed.verdicts if v.state == "regressed"} == {("a", "y")}
+
+
+def test_the_incumbent_is_the_arm_with_most_units_and_each_candidate_has_a_gate(streams: Any) -> None:
+    base = streams.canary(30, 30, rate=30, share=0.2)
+    third = [
+        msgspec.structs.replace(item, cohort=item.cohort | {"prompt_version": "v0"}) if i % 10 == 0 else item
+        for i, item in enumerate(base)
+    ]
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed(streams.to_records(third))
+    assert {(v.incumbent, v.candidate) for v in feed.verdicts} == {("v1", "v0"), ("v1", "v2")}
+
+
+def test_a_candidate_that_outgrows_the_incumbent_stays_the_candidate(streams: Any) -> None:
+    first = streams.canary(31, 20, share=0.2)
+    second = [
+        msgspec.structs.replace(
+            item,
+            time_unix_nano=item.time_unix_nano + 20 * 10**9,
+            score_id="2" + item.score_id,
+            unit_id="2" + item.unit_id,
+        )
+        for item in streams.canary(32, 60, share=0.9)
+    ]
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed(streams.to_records([*first, *second]))
+    assert {(v.incumbent, v.candidate) for v in feed.verdicts} == {("v1", "v2")}
+
+
+def test_order_within_the_lateness_changes_no_pair(streams: Any) -> None:
+    items = streams.canary(33, 20, drop=0.2)
+    jumbled = sorted(items, key=lambda item: item.time_unix_nano + (hash_of(item) % 1000) * 2_000_000)
+    evidence = []
+    for order in (items, jumbled):
+        settings_ = streams.demo_settings(lateness=3, rollout={"incumbent": "v1"})
+        feed = streams.Feed(settings_)
+        feed.feed(streams.to_records([*order, Heartbeat(time_unix_nano=streams.T0 + 40 * 10**9)]))
+        assert "scores_excluded.late" not in feed.counters
+        evidence.append(msgspec.structs.replace(feed.verdicts[-1].evidence, first_offset=0, last_offset=0))
+    assert evidence[0] == evidence[1]
+
+
+def hash_of(item: ScoreRecord) -> int:
+    return sum(item.score_id.encode()) * 7919
+
+
+def test_a_new_judge_makes_a_new_stream_and_a_state(streams: Any) -> None:
+    first = streams.canary(34, 20, evaluator=Evaluator(id="judge", model="m1"))
+    second = [
+        msgspec.structs.replace(
+            item,
+            time_unix_nano=item.time_unix_nano + 20 * 10**9,
+            score_id="2" + item.score_id,
+            unit_id="2" + item.unit_id,
+        )
+        for item in streams.canary(35, 20, evaluator=Evaluator(id="judge", model="m2"))
+    ]
+    feed = streams.Feed(streams.demo_settings())
+    feed.feed(streams.to_records([*first, *second]))
+    states = feed.transitions()
+    assert "judge_changed" in states
+    assert states[-1] in ("ok", "non_inferior")
+    assert {window.evaluator for window in feed.windows} == {"judge/1/m1", "judge/1/m2"}
