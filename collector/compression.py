@@ -1,4 +1,4 @@
-"""Undo gzip and zstd up to a limit, in steps, so that a bomb is noticed before it has gone off."""
+"""Undo gzip, zstd and deflate up to a limit, in steps, so that a bomb is noticed before it has gone off."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 from stream.errors import Permanent
 
-ENCODINGS = ("identity", "gzip", "zstd")
+ENCODINGS = ("identity", "gzip", "zstd", "deflate")
 _STEP = 1 << 20
 _MAX_WINDOW = 32 << 20
+# Four bytes of zstd can stand for 128 KiB, so this much input for 16 MiB.
+_ZSTD_INPUT = 512
 
 
 def decompress(body: bytes, encoding: str, limit: int, reserve: Callable[[int], None]) -> bytes:
@@ -18,7 +20,7 @@ def decompress(body: bytes, encoding: str, limit: int, reserve: Callable[[int], 
     Parameters
     ----------
     encoding
-        ``identity``, ``gzip`` or ``zstd``.
+        One of :data:`ENCODINGS`.
     limit
         Largest result in bytes.
     reserve
@@ -32,27 +34,29 @@ def decompress(body: bytes, encoding: str, limit: int, reserve: Callable[[int], 
     if encoding == "identity":
         return body
     if encoding == "gzip":
-        return _gunzip(body, limit, reserve)
+        return _inflate(body, zlib.MAX_WBITS | 16, limit, reserve)
+    if encoding == "deflate":
+        return _inflate(body, zlib.MAX_WBITS, limit, reserve)
     if encoding == "zstd":
         return _unzstd(body, limit, reserve)
-    raise Permanent("unsupported_media_type", "Content-Encoding must be gzip, zstd or identity")
+    raise Permanent("unsupported_media_type", "Content-Encoding must be gzip, zstd, deflate or identity")
 
 
-def _gunzip(body: bytes, limit: int, reserve: Callable[[int], None]) -> bytes:
+def _inflate(body: bytes, window: int, limit: int, reserve: Callable[[int], None]) -> bytes:
     out = bytearray()
     data = body
     try:
         while data:  # a gzip file may have several members
-            member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            member = zlib.decompressobj(window)
             while not member.eof:
                 step = member.decompress(data, _STEP)
                 data = member.unconsumed_tail
                 _keep(out, step, limit, reserve)
                 if not step and not data and not member.eof:
-                    raise Permanent("undecodable", "the gzip body is cut off")
+                    raise Permanent("undecodable", "the compressed body is cut off")
             data = member.unused_data
     except zlib.error as error:
-        raise Permanent("undecodable", "the body is no valid gzip") from error
+        raise Permanent("undecodable", "the body is not compressed as Content-Encoding says") from error
     return bytes(out)
 
 
@@ -60,14 +64,21 @@ def _unzstd(body: bytes, limit: int, reserve: Callable[[int], None]) -> bytes:
     import zstandard
 
     out = bytearray()
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    position = 0
     try:
-        reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(
-            body, read_across_frames=True
-        )
-        while step := reader.read(_STEP):
-            _keep(out, step, limit, reserve)
+        while position < len(body):
+            # Not the library's reader: at the end of a body that is cut off it says nothing.
+            frame = decompressor.decompressobj()
+            while not frame.eof:
+                if position >= len(body):
+                    raise Permanent("undecodable", "the compressed body is cut off")
+                piece = body[position : position + _ZSTD_INPUT]
+                position += len(piece)
+                _keep(out, frame.decompress(piece), limit, reserve)
+            position -= len(frame.unused_data)
     except zstandard.ZstdError as error:
-        raise Permanent("undecodable", "the body is no valid zstd") from error
+        raise Permanent("undecodable", "the body is not compressed as Content-Encoding says") from error
     return bytes(out)
 
 

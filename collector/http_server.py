@@ -1,4 +1,4 @@
-"""OTLP over HTTP: POST /v1/traces and /v1/logs as protobuf or JSON, plain, gzip or zstd; /livez and /readyz.
+"""OTLP over HTTP: POST /v1/traces and /v1/logs as protobuf or JSON, plain, gzip, zstd or deflate; /livez and /readyz.
 
 Every answer, errors too, has the content type of the request; errors are a ``google.rpc.Status``.
 """
