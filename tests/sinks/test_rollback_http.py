@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -165,3 +168,13 @@ def test_everything_has_a_default_and_nothing_is_called_by_default() -> None:
     assert RollbackSettings().mode == "observe"
     assert AlertSettings().channels == ()
     assert not AlertSettings().allow_private_networks
+
+
+@pytest.mark.parametrize("page", ["alerts.md", "rollback.md"])
+def test_the_examples_of_the_documentation_are_valid(page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for section, data in yaml.safe_load(block).items():
+            {"alerts": AlertSettings, "rollback": RollbackSettings}[section].model_validate(data)
