@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from scorers.sampling.ballot import Ballot, Bucket
-from scorers.sampling.threshold import RANGE, probability_of, randomness, threshold_of
+from scorers.sampling.threshold import probability_of, randomness, threshold_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Lanes:
             if policy.vote(trace, Ballot(path, buckets, now_ns, True)).keep:
                 return DROPPED
         threshold = max(self._threshold, trace.threshold or 0)
-        uniform = threshold < RANGE and randomness(trace.trace_id, trace.rv) >= threshold
+        uniform = randomness(trace.trace_id, trace.rv) >= threshold
         probability = probability_of(threshold)
         missed, unknown, credited = 1.0 - probability, False, ""
         for path, policy in self._policies:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from scorers.sampling.lanes import UNIFORM, Decision
 from scorers.sampling.threshold import encode
 from scorers.sampling.trace import Trace
-from scorers.sampling.wire import Group, Wire, traces_data, with_events, with_first_trace_state
+from scorers.sampling.wire import Group, Piece, Wire, events_field, trace_state_field, traces_data
 from stream.records import (
     HEADER_LANE,
     HEADER_LATE,
@@ -37,7 +37,7 @@ class Outgoing:
     def send(self, trace: Trace, decision: Decision, result: Result) -> int:
         """Add the records of ``trace`` to ``result`` and return how many log records were joined."""
         joined = trace.events()
-        spans = list(self._spans(trace, decision, joined))
+        pieces = list(self._pieces(trace, decision, joined))
         late = trace.decision is not None
         known = "" if decision.probability is None else repr(decision.probability)
         headers = [
@@ -48,7 +48,7 @@ class Outgoing:
         ]
         if trace.policy_version:
             headers.append((HEADER_POLICY_VERSION, trace.policy_version))
-        for part in self._parts(trace, spans):
+        for part in self._parts(trace, pieces):
             extra = [(HEADER_LATE, b"1")] if late else []
             result.outputs.append(Output(self._topic, traces_data(part), trace.trace_id, (*headers, *extra)))
             if late:
@@ -56,45 +56,44 @@ class Outgoing:
             late = True
         return sum(map(len, joined.values()))
 
-    def _spans(
-        self, trace: Trace, decision: Decision, joined: dict[bytes, list[bytes]]
-    ) -> Iterator[tuple[Group, bytes]]:
+    def _pieces(self, trace: Trace, decision: Decision, joined: dict[bytes, list[bytes]]) -> Iterator[Piece]:
         uniform = decision.lane == UNIFORM
         threshold = decision.threshold or 0
-        fresh = f"ot=th:{encode(threshold)}".encode()
+        fresh = trace_state_field(f"ot=th:{encode(threshold)}".encode()) if uniform else b""
         states: dict[bytes, bytes] = {}
         for text, state in trace.trace_states.items():
             # Erased in the triage lane: with it, who counts by thresholds would count these traces twice.
             own = max(threshold, state.th or 0) if uniform else None
             states[text] = text if own == state.th else state.with_threshold(own).encode()
         for span_id, (raw, group, text) in trace.spans.items():
+            extra = fresh
             if text:
+                extra = b""
                 if states[text] != text:
                     raw = self._wire.with_trace_state(raw, states[text])
-            elif uniform:
-                raw = with_first_trace_state(raw, fresh)
-            events = joined.get(span_id)
-            yield group, with_events(raw, events) if events else raw
+            if span_id in joined:
+                extra += events_field(joined[span_id])
+            yield Piece(group, raw, extra)
 
-    def _parts(self, trace: Trace, spans: list[tuple[Group, bytes]]) -> Iterator[list[tuple[Group, bytes]]]:
+    def _parts(self, trace: Trace, pieces: list[Piece]) -> Iterator[list[Piece]]:
         limit = self._max_bytes
         if trace.size_bytes <= limit:
-            yield spans
+            yield pieces
             return
         if trace.root:
             at = list(trace.spans).index(trace.root)
-            spans.insert(0, spans.pop(at))
-        part: list[tuple[Group, bytes]] = []
+            pieces.insert(0, pieces.pop(at))
+        part: list[Piece] = []
         groups: set[Group] = set()
         size = 0
-        for group, raw in spans:
+        for piece in pieces:
             # 32: tags and lengths of the span and the messages around it.
-            more = len(raw) + 32 + (0 if group in groups else sum(map(len, group)) + 32)
-            if part and size + more > limit:
+            own = len(piece.raw) + len(piece.extra) + 32
+            around = sum(map(len, piece.group)) + 32
+            if part and size + own + (0 if piece.group in groups else around) > limit:
                 yield part
                 part, groups, size = [], set(), 0
-                more = len(raw) + 64 + sum(map(len, group))
-            part.append((group, raw))
-            groups.add(group)
-            size += more
+            size += own + (0 if piece.group in groups else around)
+            part.append(piece)
+            groups.add(piece.group)
         yield part

@@ -1,20 +1,24 @@
 """One trace that is being collected: its spans in wire form, the log records joined to them, and what is known of it.
 
 Adding a span looks only at fields that every policy may want for free (status, times, parent, trace state). Attributes
-are decoded when a policy asks for them, once.
+are decoded when a policy asks for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from scorers.sampling.lanes import Decision
 from scorers.sampling.threshold import TraceState
-from scorers.sampling.wire import Group, RawLog, RawSpan, with_events
-from stream.spans import SpanView, attributes
+from scorers.sampling.wire import Group, RawLog, RawSpan, events_field
+from stream.spans import MAX_ATTRIBUTES, any_value
 
 # What Python keeps around a span besides its bytes: tuple, dict entry, id.
 SPAN_OVERHEAD = 256
@@ -29,8 +33,8 @@ class Trace:
     """
 
     __slots__ = (
+        "_decoded",
         "_groups",
-        "_views",
         "bounds",
         "decision",
         "end_ns",
@@ -75,7 +79,7 @@ class Trace:
         self.known: frozenset[bytes] = frozenset()  # ids of spans that were sent on with the decision
         self.bounds = (0, 0)  # records before these offsets were settled with an earlier decision
         self._groups: set[Group] = set()
-        self._views: list[SpanView] | None = None
+        self._decoded: dict[bytes, Span] = {}  # filled when a policy votes, at the end
 
     def add_span(self, span: RawSpan) -> bool:
         """Add ``span``; False if it is there already. Of two spans with one id the first wins."""
@@ -100,7 +104,6 @@ class Trace:
                 self.end_ns = end
         if state and state not in self.trace_states:
             self._add_trace_state(state)
-        self._views = None
         return True
 
     def _add_trace_state(self, state: bytes) -> None:
@@ -116,7 +119,6 @@ class Trace:
         """Add a log record; it is joined to its span when the trace is sent on."""
         self.logs.append(log)
         self.size_bytes += len(log.event) + SPAN_OVERHEAD
-        self._views = None
 
     @property
     def duration_ns(self) -> int:
@@ -139,20 +141,44 @@ class Trace:
                 joined.setdefault(place, []).append(log.event)
         return joined
 
-    def views(self) -> list[SpanView]:
-        """Return the spans decoded, with joined events; those that cannot be decoded are left out. Cached."""
-        if self._views is None:
-            joined = self.events()
-            resources: dict[Group, tuple[dict[str, object], str]] = {}
-            views: list[SpanView] = []
-            for span_id, (raw, group, _) in self.spans.items():
+    def decoded(self, *needles: bytes) -> Iterator[Span]:
+        """Yield, decoded and with joined events, the spans that have one of ``needles`` somewhere in their wire form.
+
+        A name that is not among the bytes of a span is not among its attributes; searching bytes is what makes a
+        policy on a rare attribute cost next to nothing. Spans that cannot be decoded are left out.
+        """
+        joined = self.events()
+        for span_id, (raw, _, _) in self.spans.items():
+            events = events_field(joined[span_id]) if span_id in joined else b""
+            if not any(needle in raw or needle in events for needle in needles):
+                continue
+            span = self._decoded.get(span_id)
+            if span is None:
                 try:
-                    if group not in resources:
-                        resource = attributes(Resource.FromString(group.resource).attributes)
-                        resources[group] = (resource, InstrumentationScope.FromString(group.scope).name)
-                    span = Span.FromString(with_events(raw, joined.get(span_id, ())))
+                    span = Span.FromString(raw + events)
                 except DecodeError:
                     continue
-                views.append(SpanView(span, *resources[group]))
-            self._views = views
-        return self._views
+                self._decoded[span_id] = span
+            yield span
+
+    def values(self, keys: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Yield, for each span that has any of them, the attributes called ``keys``."""
+        for span in self.decoded(*(key.encode() for key in keys)):
+            if found := _chosen(span.attributes, keys):
+                yield found
+
+    def resource_values(self, keys: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Yield, for each resource that has any of them, the attributes called ``keys``."""
+        needles = [key.encode() for key in keys]
+        for group in self._groups:
+            if any(needle in group.resource for needle in needles):
+                try:
+                    resource = Resource.FromString(group.resource)
+                except DecodeError:
+                    continue
+                if found := _chosen(resource.attributes, keys):
+                    yield found
+
+
+def _chosen(pairs: Iterable[KeyValue], keys: Collection[str]) -> dict[str, Any]:
+    return {pair.key: any_value(pair.value) for pair in islice(pairs, MAX_ATTRIBUTES) if pair.key in keys}

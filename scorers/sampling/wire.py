@@ -126,7 +126,7 @@ class Wire:
                     scope.items,
                 )
 
-    def spans(self, value: bytes) -> tuple[list[RawSpan], list[tuple[Group, bytes]]]:
+    def spans(self, value: bytes) -> tuple[list[RawSpan], list[Piece]]:
         """Return the spans of a ``TracesData``, and apart from them those whose ids are not valid.
 
         Raises
@@ -135,7 +135,7 @@ class Wire:
             ``undecodable``: it is no ``TracesData``, or one of its spans is no ``Span``.
         """
         spans: list[RawSpan] = []
-        invalid: list[tuple[Group, bytes]] = []
+        invalid: list[Piece] = []
         parse = self._span.FromString
         no_trace, no_span = _NO_ID
         try:
@@ -144,7 +144,7 @@ class Wire:
                     span = parse(raw)
                     trace_id, span_id, parent = span.trace_id, span.span_id, span.parent_span_id
                     if len(trace_id) != 16 or len(span_id) != 8 or trace_id == no_trace or span_id == no_span:
-                        invalid.append((group, raw))
+                        invalid.append(Piece(group, raw))
                         continue
                     if parent == no_span:
                         parent = b""
@@ -229,35 +229,56 @@ def _event(log: Any, name: bytes) -> bytes:
     return b"".join(parts)
 
 
-def with_events(span: bytes, events: Iterable[bytes]) -> bytes:
-    """Return ``span`` with ``events`` after its own: a repeated field may go on anywhere in a message."""
-    return b"".join((span, *(_field(11, event) for event in events)))
+class Piece(NamedTuple):
+    """One span to write: its wire form and further fields, which may follow anywhere in a protobuf message."""
+
+    group: Group
+    raw: bytes
+    extra: bytes = b""
 
 
-def with_first_trace_state(span: bytes, trace_state: bytes) -> bytes:
-    """Return ``span``, which must have no trace state yet, with one."""
-    return b"".join((span, _field(3, trace_state)))
+def events_field(events: Iterable[bytes]) -> bytes:
+    """Return ``events`` as fields of a span."""
+    return b"".join(_field(11, event) for event in events)
 
 
-def traces_data(spans: Iterable[tuple[Group, bytes]]) -> bytes:
-    """Return a ``TracesData`` of ``spans``, grouped by resource and scope in order of first appearance."""
-    resources: dict[tuple[bytes, bytes], dict[tuple[bytes, bytes], list[bytes]]] = {}
-    for group, raw in spans:
+def trace_state_field(trace_state: bytes) -> bytes:
+    """Return a trace state as a field of a span that has none yet."""
+    return _field(3, trace_state)
+
+
+def traces_data(pieces: Iterable[Piece]) -> bytes:
+    """Return a ``TracesData`` of the given spans, grouped by resource and scope in order of first appearance."""
+    resources: dict[tuple[bytes, bytes], dict[tuple[bytes, bytes], list[Piece]]] = {}
+    for piece in pieces:
+        group = piece.group
         scopes = resources.setdefault((group.resource, group.resource_schema), {})
-        scopes.setdefault((group.scope, group.scope_schema), []).append(raw)
+        scopes.setdefault((group.scope, group.scope_schema), []).append(piece)
+    # Written from the end, because a message's length comes before it; joined once, because spans are large.
     parts: list[bytes] = []
-    for (resource, resource_schema), scopes in resources.items():
-        inner: list[bytes] = [_field(1, resource)] if resource else []
-        for (scope, scope_schema), members in scopes.items():
-            lines = [_field(1, scope)] if scope else []
-            lines.extend(_field(2, raw) for raw in members)
-            if scope_schema:
-                lines.append(_field(3, scope_schema))
-            inner.append(_field(2, b"".join(lines)))
-        if resource_schema:
-            inner.append(_field(3, resource_schema))
-        parts.append(_field(1, b"".join(inner)))
+    for (resource, resource_schema), scopes in reversed(resources.items()):
+        size = _prepend(parts, _field(3, resource_schema)) if resource_schema else 0
+        for (scope, scope_schema), members in reversed(scopes.items()):
+            inner = _prepend(parts, _field(3, scope_schema)) if scope_schema else 0
+            for _, raw, extra in reversed(members):
+                length = len(raw) + len(extra)
+                if extra:
+                    parts.append(extra)
+                head = b"\x12" + _varint(length)
+                parts.append(raw)
+                parts.append(head)
+                inner += length + len(head)
+            inner += _prepend(parts, _field(1, scope)) if scope else 0
+            size += inner + _prepend(parts, b"\x12" + _varint(inner))
+        size += _prepend(parts, _field(1, resource)) if resource else 0
+        parts.append(b"\x0a" + _varint(size))
+    parts.reverse()
     return b"".join(parts)
+
+
+def _prepend(parts: list[bytes], content: bytes) -> int:
+    parts.append(content)
+    return len(content)
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -268,6 +289,8 @@ def _field(number: int, content: bytes) -> bytes:
 def _varint(value: int) -> bytes:
     if value < 0x80:
         return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import chain
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -53,11 +54,10 @@ class Attribute(Policy):
     def vote(self, trace: Trace, ballot: Ballot) -> Vote:
         """See :meth:`Policy.vote`."""
         del ballot
-        key = self.key
-        for span in trace.views():
-            for held in (span.attributes, span.resource):
-                if key in held and self._matches(held[key]):
-                    return YES
+        keys = (self.key,)
+        for held in chain(trace.values(keys), trace.resource_values(keys)):
+            if self._matches(held[self.key]):
+                return YES
         return NO
 
     def _matches(self, value: Any) -> bool:

@@ -31,9 +31,9 @@ class Cost(Policy):
         """See :meth:`Policy.vote`."""
         del ballot
         total = 0.0
-        for span in trace.views():
+        for held in trace.values(self.attributes):
             for key in self.attributes:
-                value = span.attributes.get(key)
+                value = held.get(key)
                 if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                     total += max(0.0, value)
                     break

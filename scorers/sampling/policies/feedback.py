@@ -11,7 +11,7 @@ from pydantic import Field
 from scorers.sampling.ballot import NO, YES, Ballot, Vote
 from scorers.sampling.policy import Policy
 from scorers.sampling.trace import Trace
-from stream.spans import SpanEvent
+from stream.spans import SpanEvent, SpanView
 
 # OpenInference: annotations.N.annotation.score, also under trace., session. and as evaluations.
 _ANNOTATION = re.compile(
@@ -44,7 +44,8 @@ class Feedback(Policy):
     def vote(self, trace: Trace, ballot: Ballot) -> Vote:
         """See :meth:`Policy.vote`."""
         del ballot
-        for span in trace.views():
+        for decoded in trace.decoded(b"evaluation", b"annotation"):
+            span = SpanView(decoded, {}, "")
             if any(map(self._negative_event, span.events)) or self._negative_annotation(span.attributes):
                 return YES
         return NO

@@ -41,8 +41,7 @@ class Guardrail(Policy):
         """See :meth:`Policy.vote`."""
         del ballot
         wanted = {reason.lower() for reason in self.finish_reasons}
-        for span in trace.views():
-            held = span.attributes
+        for held in trace.values((*self.attributes, *_REASON_KEYS)):
             if any(held.get(key) in (True, "true", "True") for key in self.attributes):
                 return YES
             for key in _REASON_KEYS:

@@ -84,6 +84,16 @@ def test_probability_with_an_incoming_threshold_is_that_of_seeing_the_trace(rig)
     assert _decide(_lanes(), trace).probability == 0.5
 
 
+def test_no_threshold_of_a_span_is_lowered(rig, runtime):
+    run = runtime({"uniform": {"ratio": 0.9}})
+    states = ["ot=th:c", "ot=th:8", "ot=th:0"]
+    run.spans(
+        0, *(rig.span(b"\xff" * 16, number, 0, trace_state=state) for number, state in enumerate(states))
+    )
+    [kept] = run.run()
+    assert [span.trace_state for span in kept.spans] == ["ot=th:c", "ot=th:8", "ot=th:199a"]
+
+
 def test_triage_lane_erases_the_threshold_but_nothing_else(rig, runtime):
     identity = b"\x01" + b"\0" * 15
     run = runtime({"uniform": {"ratio": 0.5}})
@@ -191,6 +201,21 @@ def test_rate_limit_spends_nothing_on_what_is_kept_anyway(rig):
     assert not _decide(lanes, _trace(rig, 10), 0, buckets).kept
 
 
+def test_rate_limit_spends_nothing_on_the_uniform_lane_or_on_what_chance_left_out(rig):
+    low, high = b"\x01" + b"\0" * 15, b"\xff" * 16
+    lanes = _lanes(uniform={"ratio": 0.5}, policies=[{"type": "rate_limit", "traces_per_second": 0.001}])
+    buckets = {}
+    for _ in range(3):
+        assert _decide(lanes, _trace(rig, high), 0, buckets).policy == "uniform"
+    assert _decide(lanes, _trace(rig, low), 0, buckets).policy == "rate_limit"
+    inner = [{"type": "rate_limit", "traces_per_second": 0.001}, {"type": "probabilistic", "ratio": 0.01}]
+    lanes = _lanes(uniform={"ratio": 0}, policies=[{"type": "and", "policies": inner}])
+    buckets = {}
+    kept = [_decide(lanes, _trace(rig, number), 0, buckets).kept for number in range(2000)]
+    assert sum(kept) == 1
+    assert not any(kept[:5])
+
+
 def test_a_rate_limit_that_matches_makes_the_probability_unknown_though_another_policy_kept(rig):
     policies = [{"type": "probabilistic", "ratio": 0.999}, {"type": "rate_limit", "traces_per_second": 1}]
     decision = _decide(_lanes(uniform={"ratio": 0}, policies=policies), _trace(rig, 1))
@@ -204,18 +229,16 @@ def test_unknown_probability_is_an_empty_header(rig, runtime):
     assert kept.probability is None
 
 
-def test_drop_overrules_both_lanes(rig):
-    policies = [
-        {"type": "error"},
-        {
-            "name": "health",
-            "type": "drop",
-            "policies": [{"type": "attribute", "key": "path", "values": ["/health"]}],
-        },
+def test_drop_overrules_both_lanes_when_all_its_conditions_match(rig):
+    health = [
+        {"type": "attribute", "key": "path", "values": ["/health"]},
+        {"type": "latency", "at_least": 0.5},
     ]
-    lanes = _lanes(policies=policies)
-    assert not _decide(lanes, _trace(rig, 1, status=2, attributes={"path": "/health"})).kept
+    lanes = _lanes(policies=[{"type": "error"}, {"name": "health", "type": "drop", "policies": health}])
+    path = {"path": "/health"}
+    assert not _decide(lanes, _trace(rig, 1, status=2, attributes=path)).kept
     assert _decide(lanes, _trace(rig, 1, status=2, attributes={"path": "/"})).kept
+    assert _decide(lanes, _trace(rig, 1, attributes=path, end_time_unix_nano=rig.START + 1)).kept
 
 
 @settings(max_examples=50, deadline=None)
@@ -233,7 +256,7 @@ def test_the_order_of_policies_changes_only_who_is_credited(rig, order, number):
 
 def test_conditions_that_need_no_attributes_decode_none(rig, monkeypatch):
     trace = _trace(rig, 1, status=2, attributes={"a": 1})
-    monkeypatch.setattr(Trace, "views", lambda self: pytest.fail("attributes were decoded"))
+    monkeypatch.setattr(Trace, "decoded", lambda self, *needles: pytest.fail("attributes were decoded"))
     policies = [
         {"type": "latency", "at_least": 99},
         {"type": "probabilistic", "ratio": 0.5},

@@ -132,11 +132,11 @@ def test_feedback_in_an_annotation(rig, kind, score, expected, prefix):
 
 def test_corrupt_attributes_match_nothing_and_raise_nothing(rig):
     """The envelope is fine, an attribute is not: the trace is decided all the same."""
-    from scorers.sampling.wire import Group, traces_data
+    from scorers.sampling.wire import Group, Piece, traces_data
 
     span = rig.span(1, 0, status=2).SerializeToString() + b"\x4a\x02\xff\xff"  # field 9
     trace = Trace(rig.trace_id(1), "t", b"", 1, rig.START)
-    for raw in _WIRE.spans(traces_data([(Group(b"\xff", b"", b"", b""), span)]))[0]:
+    for raw in _WIRE.spans(traces_data([Piece(Group(b"\xff", b"", b"", b""), span)]))[0]:
         trace.add_span(raw)
     assert not _matches({"type": "attribute", "key": "k"}, trace)
     assert _matches({"type": "error"}, trace)
