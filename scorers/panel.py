@@ -124,10 +124,15 @@ class Panel:
 
     async def _plugin(self, entry: Entry, interaction: Any) -> Any:
         score = entry.scorer.score
+        raw: Any
         if inspect.iscoroutinefunction(score):
-            return await asyncio.wait_for(score(interaction), entry.timeout)
-        raw = await self._threads[id(entry)].call(lambda: score(interaction))
-        return await asyncio.wait_for(raw, entry.timeout) if inspect.isawaitable(raw) else raw
+            raw = score(interaction)
+        else:
+            raw = await self._threads[id(entry)].call(lambda: score(interaction))
+        if not inspect.isawaitable(raw):
+            return raw
+        async with asyncio.timeout(entry.timeout):
+            return await raw
 
 
 def _record(job: _Job, answer: Answer) -> ScoreRecord:
