@@ -28,7 +28,13 @@ class Shape(NamedTuple):
 
 
 def cut(
-    items: Sequence[Item], shape: Shape, *, headers: Headers, partitions: int, max_bytes: int
+    items: Sequence[Item],
+    shape: Shape,
+    *,
+    headers: Headers,
+    partitions: int,
+    max_bytes: int,
+    whole: Any = None,
 ) -> Iterator[Output]:
     """Yield records that together hold ``items`` with their resources and scopes, in order.
 
@@ -41,7 +47,13 @@ def cut(
         Partition count of the topic; 1 leaves the choice (there is none) to the log.
     max_bytes
         Largest record; one item that is larger makes a record of its own.
+    whole
+        The request, if ``items`` is all that is in it: it needs no taking apart when it fits into one record.
     """
+    if whole is not None and partitions == 1 and items and whole.ByteSize() <= max_bytes:
+        # An export request and TracesData (LogsData) are the same bytes: one repeated field with number 1.
+        yield _output(whole.SerializeToString(), items, shape, headers, None)
+        return
     bins: dict[int | None, list[Item]] = {}
     if partitions == 1:
         bins[None] = list(items)
@@ -54,14 +66,15 @@ def cut(
             bins.setdefault(number, []).append(item)
     for number, members in bins.items():
         for chunk in _chunks(members, max_bytes):
-            trace_ids = {item.message.trace_id for item in chunk}
-            yield Output(
-                topic=shape.topic,
-                value=_assemble(chunk, shape),
-                key=trace_ids.pop() if len(trace_ids) == 1 else b"",
-                headers=headers,
-                partition=number,
-            )
+            yield _output(_assemble(chunk, shape), chunk, shape, headers, number)
+
+
+def _output(
+    value: bytes, items: Sequence[Item], shape: Shape, headers: Headers, number: int | None
+) -> Output:
+    trace_ids = {item.message.trace_id for item in items}
+    key = trace_ids.pop() if len(trace_ids) == 1 else b""
+    return Output(topic=shape.topic, value=value, key=key, headers=headers, partition=number)
 
 
 def _chunks(items: list[Item], max_bytes: int) -> Iterator[list[Item]]:

@@ -210,6 +210,7 @@ class Ingest:
                 headers=headers,
                 partitions=self._partitions,
                 max_bytes=settings.max_record_bytes,
+                whole=request if len(accepted) == received else None,
             )
         )
         return Ingested(

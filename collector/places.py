@@ -8,7 +8,7 @@ Unknown protobuf fields are dropped before, ids are checked for their length: ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from collector.redaction.engine import Redacted
 from collector.redaction.json_text import number_text, unique
@@ -21,32 +21,23 @@ _MOST_KNOWN_KEYS = 4096
 _LONGEST_KNOWN_KEY = 128
 
 
-class _Slot(NamedTuple):
-    """Where a text came from: ``message.field``, or an item of a repeated field at ``index``."""
-
-    message: Any
-    field: str
-    place: str
-    owner: int
-    siblings: Any = None  # for keys: the attributes among which the key must stay unique
-    position: int = 0
+# Where a text came from: message, field, place, owner, and for keys the attributes among which the key must stay unique,
+# for items of a repeated field their index. A plain tuple: one is made per string.
+_Slot = tuple[Any, str, str, int, Any]
 
 
 class KnownKeys:
     """Attribute keys found clean under one policy. Bounded; forgets all when full."""
 
     def __init__(self) -> None:
-        self._keys: set[str] = set()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._keys
+        self.keys: set[str] = set()
 
     def add(self, key: str) -> None:
         """Remember ``key`` unless it is long."""
         if len(key) <= _LONGEST_KNOWN_KEY:
-            if len(self._keys) >= _MOST_KNOWN_KEYS:
-                self._keys = set()
-            self._keys.add(key)
+            if len(self.keys) >= _MOST_KNOWN_KEYS:
+                self.keys = set()
+            self.keys.add(key)
 
 
 class Places:
@@ -93,9 +84,7 @@ class Places:
             self._text(reference, "type", "resource.entity_ref", owner)
             for field in ("id_keys", "description_keys"):
                 for index, key in enumerate(getattr(reference, field)):
-                    self._add(
-                        key.encode(), "", _Slot(reference, field, "resource.entity_ref", owner, None, index)
-                    )
+                    self._add(key.encode(), "", (reference, field, "resource.entity_ref", owner, index))
         return owner
 
     def scope(self, group: Any) -> int:
@@ -131,52 +120,67 @@ class Places:
         self._text(record, "event_name", "log.event_name", owner)
         self._attributes(record.attributes, "log.attribute", owner)
         if record.HasField("body"):
-            self._value(record.body, "", "log.body", owner, 0)
+            self._value(record.body, record.body.WhichOneof("value"), "", "log.body", owner, 0)
         return owner
 
     def _text(self, message: Any, field: str, place: str, owner: int) -> None:
         if text := getattr(message, field):
-            self._add(text.encode(), "", _Slot(message, field, place, owner))
+            self._add(text.encode(), "", (message, field, place, owner, None))
 
     def _attributes(self, attributes: Any, place: str, owner: int) -> None:
+        # The hot loop: a span has a dozen attributes, and most are strings.
+        known, limit = self._known_keys.keys, self._max_string
+        add_text, add_hint, add_slot = self.texts.append, self.hints.append, self._slots.append
         for attribute in attributes:
             key = attribute.key
-            self._key(key, attribute, attributes, place, owner)
-            self._value(attribute.value, key, place, owner, 0)
+            if key not in known:
+                self._key(key, attribute, attributes, place, owner)
+            value = attribute.value
+            kind = value.WhichOneof("value")
+            if kind == "string_value":
+                text = value.string_value.encode()
+                if len(text) <= limit:
+                    add_text(text)
+                    add_hint(key)
+                    add_slot((value, kind, place, owner, None))
+                else:
+                    self.reasons.setdefault(owner, "string_too_long")
+            elif kind is not None:
+                self._value(value, kind, key, place, owner, 0)
 
     def _key(self, key: str, attribute: Any, siblings: Any, place: str, owner: int) -> None:
-        if key not in self._known_keys:
-            self._keys.add(key)
-            self._add(key.encode(), "", _Slot(attribute, "key", place + ".key", owner, siblings))
+        self._keys.add(key)
+        self._add(key.encode(), "", (attribute, "key", place + ".key", owner, siblings))
 
-    def _value(self, value: Any, hint: str, place: str, owner: int, depth: int) -> None:
-        kind = value.WhichOneof("value")
+    def _value(self, value: Any, kind: str | None, hint: str, place: str, owner: int, depth: int) -> None:
         if kind == "string_value":
-            self._add(value.string_value.encode(), hint, _Slot(value, kind, place, owner))
+            self._add(value.string_value.encode(), hint, (value, kind, place, owner, None))
         elif kind == "int_value" or kind == "double_value":
             number = getattr(value, kind)
             if number >= _SMALLEST_NUMBER or number <= -_SMALLEST_NUMBER:
-                self._add(number_text(number), hint, _Slot(value, kind, place, owner))
+                self._add(number_text(number), hint, (value, kind, place, owner, None))
         elif kind == "bytes_value":
-            self._add(value.bytes_value, hint, _Slot(value, kind, place, owner))
+            self._add(value.bytes_value, hint, (value, kind, place, owner, None))
         elif kind == "array_value" or kind == "kvlist_value":
             if depth >= self._max_depth:
                 self.reasons.setdefault(owner, "too_deep")
             elif kind == "array_value":
                 for item in value.array_value.values:
-                    self._value(item, hint, place, owner, depth + 1)
+                    self._value(item, item.WhichOneof("value"), hint, place, owner, depth + 1)
             else:
                 items = value.kvlist_value.values
                 for item in items:
-                    self._key(item.key, item, items, place, owner)
-                    self._value(item.value, item.key, place, owner, depth + 1)
+                    if item.key not in self._known_keys.keys:
+                        self._key(item.key, item, items, place, owner)
+                    inner = item.value
+                    self._value(inner, inner.WhichOneof("value"), item.key, place, owner, depth + 1)
         elif kind == "string_value_strindex":
             # Points into a dictionary that only profiles have.
             value.ClearField("string_value_strindex")
 
     def _add(self, text: bytes, hint: str, slot: _Slot) -> None:
         if len(text) > self._max_string:
-            self.reasons.setdefault(slot.owner, "string_too_long")
+            self.reasons.setdefault(slot[3], "string_too_long")
             return
         self.texts.append(text)
         self.hints.append(hint)
@@ -192,31 +196,32 @@ class Places:
         written: list[tuple[int, str, Sequence[str]]] = []
         for index, result in found.items():
             slot = self._slots[index]
-            if slot.field == "key":
+            _, field, place, owner, _ = slot
+            if field == "key":
                 self._keys.discard(self.texts[index].decode())
             if isinstance(result, Unscannable):
-                self.reasons.setdefault(slot.owner, result.reason)
+                self.reasons.setdefault(owner, result.reason)
                 continue
             try:
-                self._set(slot, result.text)
+                _set(slot, result.text)
             except UnicodeDecodeError:
-                self.reasons.setdefault(slot.owner, "scan_failed")
+                self.reasons.setdefault(owner, "scan_failed")
                 continue
-            written.append((slot.owner, slot.place, result.entities))
+            written.append((owner, place, result.entities))
         for key in self._keys:
             self._known_keys.add(key)
         return written
 
-    def _set(self, slot: _Slot, text: bytes) -> None:
-        message, field = slot.message, slot.field
-        if field == "bytes_value":
-            message.bytes_value = text
-        elif field == "int_value" or field == "double_value":
-            message.string_value = text.decode()
-        elif field == "key":
-            taken = {attribute.key for attribute in slot.siblings}
-            message.key = unique(text.decode(), taken)
-        elif field == "id_keys" or field == "description_keys":
-            getattr(message, field)[slot.position] = text.decode()
-        else:
-            setattr(message, field, text.decode())
+
+def _set(slot: _Slot, text: bytes) -> None:
+    message, field, _, _, extra = slot
+    if field == "bytes_value":
+        message.bytes_value = text
+    elif field == "int_value" or field == "double_value":
+        message.string_value = text.decode()
+    elif field == "key":
+        message.key = unique(text.decode(), {attribute.key for attribute in extra})
+    elif field == "id_keys" or field == "description_keys":
+        getattr(message, field)[extra] = text.decode()
+    else:
+        setattr(message, field, text.decode())
