@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from scorers.sampling.assembly import Assembly
 from scorers.sampling.lanes import Lanes
 from scorers.sampling.outgoing import Outgoing
 from scorers.sampling.settings import SamplingSettings
 from scorers.sampling.wire import Wire
+from stream.errors import StartError
 from stream.records import TOPIC_LOGS, TOPIC_SPANS
 from stream.stage import Batch, Record, Result
 
@@ -49,10 +52,22 @@ class SamplerStage:
         return (TOPIC_SPANS, TOPIC_LOGS)
 
     def assign(self, partition: int, state: Mapping[str, bytes]) -> None:
-        """See :meth:`stream.stage.Stage.assign`."""
-        self._assemblies[partition] = Assembly(
-            partition, self.topics, state, self._settings, self._lanes, self._wire, self._outgoing
-        )
+        """See :meth:`stream.stage.Stage.assign`.
+
+        Raises
+        ------
+        StartError
+            The saved state cannot be read.
+        """
+        try:
+            self._assemblies[partition] = Assembly(
+                partition, self.topics, state, self._settings, self._lanes, self._wire, self._outgoing
+            )
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise StartError(
+                f"the saved state of the sampler for partition {partition} is corrupt ({error}): restore a backup of "
+                "the log, or start with an empty one"
+            ) from error
 
     def revoke(self, partition: int) -> None:
         """See :meth:`stream.stage.Stage.revoke`."""

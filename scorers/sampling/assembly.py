@@ -14,13 +14,13 @@ depend on records and their timestamps only, not on how they were cut into batch
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from scorers.sampling.ballot import Bucket
+from scorers.sampling.deadlines import Deadlines
 from scorers.sampling.lanes import Lanes
 from scorers.sampling.memory import MAX_SPAN_IDS, VOID, Memory, Remembered
 from scorers.sampling.outgoing import Outgoing
@@ -72,11 +72,7 @@ class Assembly:
         self._wire = wire
         self._outgoing = outgoing
         self._caps = settings.caps
-        completion = settings.completion
-        self._after_root_ns = int(completion.after_root * 1e9)
-        self._idle_ns = int(completion.idle * 1e9)
-        self._max_age_ns = int(completion.max_age * 1e9)
-        self._logs_wait_ns = int(completion.logs_without_span * 1e9)
+        self._deadlines = Deadlines(settings.completion)
         self._saved_bytes = state.get(_STATE, b"")
         saved = (
             msgspec.msgpack.decode(self._saved_bytes, type=_State)
@@ -91,7 +87,6 @@ class Assembly:
         self._timeline = Timeline(saved.positions, settings.caps.reorder_bytes)
         self._rebuilt = False
         self._pending: OrderedDict[bytes, Trace] = OrderedDict()
-        self._deadlines: list[tuple[int, int, bytes]] = []
         # First record of each pending trace per topic, in log order: the first item is what commits wait for.
         self._first: tuple[OrderedDict[bytes, Position], OrderedDict[bytes, Position]] = (
             OrderedDict(),
@@ -268,35 +263,13 @@ class Assembly:
         if key not in self._first[topic]:
             self._first[topic][key] = Position(0, offset, at_ns)
         trace.last_ns = max(trace.last_ns, at_ns)
-        self._schedule(key, trace)
+        self._deadlines.update(key, trace)
 
     # Deciding
 
-    def _deadline(self, trace: Trace) -> int:
-        oldest = trace.first_ns + self._max_age_ns
-        if not trace.spans:
-            return min(oldest, trace.first_ns + self._logs_wait_ns)
-        quiet = self._after_root_ns if trace.root or trace.decision else self._idle_ns
-        return min(oldest, trace.last_ns + quiet)
-
-    def _schedule(self, key: bytes, trace: Trace) -> None:
-        deadline = self._deadline(trace)
-        if deadline < trace.scheduled_ns:
-            trace.scheduled_ns = deadline
-            heapq.heappush(self._deadlines, (deadline, trace.order, key))
-
     def _expire(self, reached_ns: int, result: Result) -> None:
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= reached_ns:
-            at_ns, order, key = heapq.heappop(deadlines)
-            trace = self._pending.get(key)
-            if trace is None or trace.order != order or trace.scheduled_ns != at_ns:
-                continue
-            trace.scheduled_ns = 1 << 63
-            if self._deadline(trace) > at_ns:
-                self._schedule(key, trace)  # it grew in the meantime
-            else:
-                self._decide(key, trace, at_ns, result)
+        for at_ns, key, trace in self._deadlines.due(reached_ns, self._pending):
+            self._decide(key, trace, at_ns, result)
 
     def _enforce_caps(self, touched: list[Trace], at_ns: int, result: Result) -> None:
         caps = self._caps

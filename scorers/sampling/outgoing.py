@@ -29,10 +29,9 @@ class Outgoing:
         A larger trace is cut: the first record has the root span and is the trace, the others are marked late.
     """
 
-    def __init__(self, wire: Wire, max_record_bytes: int, topic: str = TOPIC_SAMPLED) -> None:
+    def __init__(self, wire: Wire, max_record_bytes: int) -> None:
         self._wire = wire
         self._max_bytes = max_record_bytes
-        self._topic = topic
 
     def send(self, trace: Trace, decision: Decision, result: Result) -> int:
         """Add the records of ``trace`` to ``result`` and return how many log records were joined."""
@@ -50,7 +49,9 @@ class Outgoing:
             headers.append((HEADER_POLICY_VERSION, trace.policy_version))
         for part in self._parts(trace, pieces):
             extra = [(HEADER_LATE, b"1")] if late else []
-            result.outputs.append(Output(self._topic, traces_data(part), trace.trace_id, (*headers, *extra)))
+            result.outputs.append(
+                Output(TOPIC_SAMPLED, traces_data(part), trace.trace_id, (*headers, *extra))
+            )
             if late:
                 result.count("spans_late_kept", len(part))
             late = True

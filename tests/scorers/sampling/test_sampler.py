@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from scorers.sampler import SamplerStage
+from stream.errors import StartError
 from stream.records import TOPIC_LOGS, TOPIC_SPANS
 from stream.stage import Batch, Record
 
@@ -374,3 +375,9 @@ def test_unknown_fields_and_attributes_pass_unchanged(rig, runtime):
     assert sent.trace_state == "ot=th:0"
     sent.trace_state = ""
     assert sent == original
+
+
+@pytest.mark.parametrize("name", ["offsets", "decisions/0000000000000001", "decisions/x"])
+def test_corrupt_state_says_what_to_do(name):
+    with pytest.raises(StartError, match="restore a backup"):
+        SamplerStage().assign(0, {name: b"\xc1"})
