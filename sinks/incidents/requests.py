@@ -1,8 +1,8 @@
 """From the wish to roll back to a call in the outbox: the safety rules, and what a person may decide.
 
-The rules for automatic calls, in this order: the kill switch is off; the target exists; the verdict is recent; this
-candidate of this rollout and route was not acted on before; the cooldown of the two has passed; the budget of the hour is not
-used up. Each has a name that is counted (``rollbacks_blocked.<why>``) and shown.
+The rules, in this order: a target serves the rollout; this candidate of this rollout and route was not acted on before; the
+kill switch is off; the verdict is recent; and, for calls without a person, the cooldown of rollout and route has passed and
+the budget of the hour is not used up. Each has a name that is counted (``rollbacks_blocked.<why>``) and shown.
 """
 
 from __future__ import annotations

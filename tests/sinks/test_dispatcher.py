@@ -230,6 +230,21 @@ def test_retries_say_the_same_under_the_same_id(play: Callable[..., World]) -> N
     assert len({headers["webhook-timestamp"] for headers, _ in tries}) == 4
 
 
+def test_the_end_never_overtakes_the_beginning(play: Callable[..., World]) -> None:
+    async def scene(world: World) -> None:
+        world.webhook.fail(503, times=5)
+        world.say(world.regression())
+        await world.steps(2)
+        world.operator.resolve(world.incident["incident_id"], "ada", world.clock.now_ns)
+        await world.steps(60)
+
+    world = play(scene)
+    types = [world.webhook.messages[item]["type"] for item in world.webhook.deliveries]
+    assert types[0] == "incident.firing"
+    assert types[-1] == "incident.resolved"
+    assert len(types) == len(set(types))
+
+
 def test_retry_after_is_followed_for_the_whole_channel(play: Callable[..., World]) -> None:
     async def scene(world: World) -> None:
         world.slack.fail(429, retry_after=30)
