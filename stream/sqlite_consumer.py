@@ -97,6 +97,11 @@ class SqliteConsumer:
         """See :meth:`stream.log.Consumer.commit`; one transaction."""
         self._log.submit(of_result(self._group, records, result))
 
+    @property
+    def position(self) -> dict[str, int]:
+        """The next offset to be polled, per topic."""
+        return dict(self._position)
+
     def lag(self) -> int:
         """See :meth:`stream.log.Consumer.lag`."""
         ends = dict(self._reader.execute("SELECT name, next FROM topics").fetchall())

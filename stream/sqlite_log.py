@@ -312,6 +312,10 @@ class SqliteLog:
         with reading(self._path) as reader:
             return read_offsets(reader)
 
+    def ends(self) -> dict[str, int]:
+        """Return the next offset of every topic; cheap, and may be ahead of what is durable by one group commit."""
+        return dict(self._next)
+
     @property
     def generation(self) -> int:
         """Grows with every group commit."""

@@ -21,6 +21,7 @@ from stream.errors import Permanent, Transient
 
 _EXPORT_EVERY_S = 0.5
 _RECENT = 50
+_RESTART_AFTER_S = 2.0
 
 
 class Alerts:
@@ -39,6 +40,9 @@ class Alerts:
         self.stage = AlerterStage(self._db, config.alerts, config.rollback)
         self._operator = Operator(self._db, config.alerts, config.rollback)
         self._exported = 0
+        self.failures = 0
+        # Fails at the start, not at the first incident, when a channel or target misses its secret.
+        Dispatcher(self._db, config.alerts, config.rollback)
         self._logger = structlog.get_logger(__name__)
 
     def close(self) -> None:
@@ -48,20 +52,29 @@ class Alerts:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Send, call, verify and copy to the store while the context is open."""
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(self._dispatch(stop)), asyncio.create_task(self._export(stop))]
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+    async def _dispatch(self, stop: asyncio.Event) -> None:
+        """Run the dispatcher; should it ever fail, say so and start it again: alerting must not end silently."""
         traffic = SqlTraffic(self._rows)
         matches = {rollout.name: rollout.match for rollout in self._config.drift.rollouts}
-        # Made here: its HTTP clients belong to the running loop.
-        dispatcher = Dispatcher(
-            self._db, self._config.alerts, self._config.rollback, traffic=traffic, matches=matches
-        )
-        stop = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(dispatcher.run(stop, time.time_ns))
-            tasks.create_task(self._export(stop))
+        while not stop.is_set():
+            dispatcher = Dispatcher(
+                self._db, self._config.alerts, self._config.rollback, traffic=traffic, matches=matches
+            )
             try:
-                yield
-            finally:
-                stop.set()
+                await dispatcher.run(stop, time.time_ns)
+            except Exception:
+                self.failures += 1
+                self._logger.exception("dispatcher_failed", failures=self.failures)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _RESTART_AFTER_S)
 
     def _rows(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         return [list(row.values()) for row in self._store.query(sql, parameters)]

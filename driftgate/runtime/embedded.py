@@ -35,6 +35,7 @@ from stream.stage import Output
 
 _STORE_LINGER_S = 0.5
 _SCORER_BATCH = 64
+_DRAINABLE = ("starting", "running")  # one that waits for a dependency, or fails, will not get through
 
 
 class Embedded:
@@ -139,7 +140,7 @@ class Embedded:
         for runner in self._runners:
             runner.hurry()
         for runner in self._runners:
-            while runner.status.state == "running" and runner.status.lag and deadline.left() > 1.0:
+            while runner.status.state in _DRAINABLE and runner.lag() and deadline.left() > 1.0:
                 time.sleep(0.05)
         for runner in self._runners:
             runner.stop()
@@ -175,7 +176,7 @@ class Embedded:
             time_unix_nano=time.time_ns(),
             endpoints=dict(self._endpoints),
             stages=[
-                StageStatus(r.stage.name, s.state, s.reason, s.lag, s.records, s.last_progress_ns)
+                StageStatus(r.stage.name, s.state, s.reason, r.lag(), s.records, s.last_progress_ns)
                 for r in self._runners
                 for s in (r.status,)
             ],

@@ -51,7 +51,7 @@ class Heartbeats:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
-            if all(runner.status.state == "running" and runner.status.lag == 0 for runner in self._upstream):
+            if all(runner.status.state == "running" and runner.lag() == 0 for runner in self._upstream):
                 beat = Heartbeat(time_unix_nano=self._clock() - self._hold_back_ns)
                 output = Output(TOPIC_SCORES, msgspec.json.encode(beat))
                 # A log that is full or down shows elsewhere; the next beat says the same.

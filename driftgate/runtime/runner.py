@@ -32,7 +32,6 @@ class RunnerStatus(msgspec.Struct):
     state: RunnerState = "starting"
     reason: str = ""
     since_ns: int = 0
-    lag: int = 0
     batches: int = 0
     records: int = 0
     last_progress_ns: int = 0
@@ -71,6 +70,12 @@ class StageRunner:
         self._thread = threading.Thread(target=self._run, name=f"driftgate-{stage.name}", daemon=True)
         self._logger = structlog.get_logger(__name__).bind(stage=stage.name)
         self._poison: set[tuple[str, int, int]] = set()
+        self._done: dict[str, int] = {}
+
+    def lag(self) -> int:
+        """Return how many records of its topics the stage has not handled yet."""
+        ends = self._log.ends()
+        return sum(max(0, ends.get(topic, 0) - self._done.get(topic, 0)) for topic in self.stage.topics)
 
     def start(self) -> None:
         """Start the thread."""
@@ -181,12 +186,12 @@ class StageRunner:
         self._stop.wait(error.retry_after)
 
     def _progress(self, consumer: SqliteConsumer, count: int) -> None:
+        self._done = consumer.position
         now = self._clock()
         old = self.status
         self.status = RunnerStatus(
             state="running",
             since_ns=old.since_ns if old.state == "running" else now,
-            lag=consumer.lag(),
             batches=old.batches + (count > 0),
             records=old.records + count,
             last_progress_ns=now,

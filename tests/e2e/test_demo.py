@@ -1,0 +1,23 @@
+"""The demo as a newcomer runs it: its exit code says whether all of it happened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_demo_goes_from_a_span_to_a_verified_rollback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "driftgate", "demo", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    logs = "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in tmp_path.glob("*.log"))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
+    assert "NO " not in done.stdout
