@@ -129,7 +129,7 @@ def _store(
         sampler, scorer = counters.get("sampler", {}), counters.get("scorer", {})
         published = counters.get("collector", {}).get("spans_published", 0)
         if not lags.get("sampler"):
-            expected = published - sampler.get("spans_duplicate", 0) - sampler.get("spans_invalid", 0)
+            expected = published - sum(sampler.get(f"spans_{name}", 0) for name in ("duplicate", "invalid"))
             if config.store.spans == "all":
                 findings.append(_equal("spans in ClickHouse", spans, expected))
         given = sum(scorer.get(f"scores_{name}", 0) for name in ("scored", "skipped", "failed", "external"))

@@ -63,6 +63,10 @@ def balance(counters: Counters, committed: Offsets) -> list[Line]:
             "spans_duplicate",
             "spans_invalid",
             "spans_pending",
+            "spans_lost",
+        ),
+        sampler.line(
+            "log records sampled", "logs_in", "logs_joined", "logs_dropped", "logs_pending", "logs_lost"
         ),
         scorer.line(
             "traces scored",

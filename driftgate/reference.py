@@ -29,10 +29,13 @@ This page is printed by `driftgate config reference`.
 
 def reference(model: type[BaseModel]) -> str:
     """Return the reference of ``model`` as Markdown."""
-    return _HEAD + "".join(f"\n{section}" for section in _sections(model, ""))
+    return _HEAD + "".join(f"\n{section}" for section in _sections(model, "", set()))
 
 
-def _sections(model: type[BaseModel], path: str) -> Iterator[str]:
+def _sections(model: type[BaseModel], path: str, told: set[type[BaseModel]]) -> Iterator[str]:
+    if model in told:  # policies hold policies
+        return
+    told.add(model)
     rows: list[str] = []
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
@@ -42,17 +45,18 @@ def _sections(model: type[BaseModel], path: str) -> Iterator[str]:
             label = key + ("[]" if many else "")
             for one in inner:
                 kind = one.model_fields.get("type")
-                tag = f" ({_default(kind) or _type(kind.annotation)})" if kind and len(inner) > 1 else ""
+                tag = f" with type {_type(kind.annotation)}" if kind and len(inner) > 1 else ""
                 nested.append((label + tag, one))
             if not many:
                 continue
         rows.append(f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {_text(field)} |\n")
     if rows:
-        title = f"## `{path}`" if path else "## Top level"
+        key, _, tag = path.partition(" ")
+        title = f"## `{key}` {tag}".rstrip() if path else "## Top level"
         text = (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
         yield f"{title}\n\n{text}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{''.join(rows)}"
     for key, one in nested:
-        yield from _sections(one, key)
+        yield from _sections(one, key, told)
 
 
 def _models(annotation: Any) -> tuple[list[type[BaseModel]], bool]:

@@ -107,8 +107,10 @@ class StageRunner:
             records = consumer.poll(limit, _TICK_S)
             if self._stop.is_set():
                 break
-            if self._poison:
+            if self._poison and records:
                 records = [r for r in records if (r.topic, r.partition, r.offset) not in self._poison]
+                if not records:
+                    continue  # an empty batch would be a tick
             result = self._process(consumer, records)
             if result is None:
                 limit = 1  # find the record at fault
