@@ -33,9 +33,6 @@ def reference(model: type[BaseModel]) -> str:
 
 
 def _sections(model: type[BaseModel], path: str, told: set[type[BaseModel]]) -> Iterator[str]:
-    if model in told:  # policies hold policies
-        return
-    told.add(model)
     rows: list[str] = []
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
@@ -55,7 +52,10 @@ def _sections(model: type[BaseModel], path: str, told: set[type[BaseModel]]) -> 
         title = f"## `{key}` {tag}".rstrip() if path else "## Top level"
         text = (model.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
         yield f"{title}\n\n{text}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{''.join(rows)}"
-    for key, one in nested:
+    # Each model is told once, as near to the top as it stands: policies hold policies.
+    fresh = [(key, one) for key, one in nested if one not in told]
+    told.update(one for _, one in fresh)
+    for key, one in fresh:
         yield from _sections(one, key, told)
 
 
