@@ -41,8 +41,10 @@ class Embedded:
             raise StartError(
                 "the embedded store needs chDB: pip install 'driftgate[embedded]', or set store.url to a ClickHouse server"
             ) from error
-        except RuntimeError as error:
-            raise StartError(f"chDB cannot start: {error}; see the line it wrote to stderr") from error
+        except (RuntimeError, ValueError) as error:
+            # ClickHouse reads ./config.xml, whosever it is.
+            hint = f"; remove {Path('config.xml').resolve()}" if Path("config.xml").exists() else ""
+            raise StartError(f"chDB cannot start: {str(error).splitlines()[0]}{hint}") from error
         self.folder = folder
         self.database = database
         self._closed = False

@@ -21,7 +21,7 @@ from sinks.clickhouse import compression, formats
 from sinks.clickhouse.client_settings import Limits, allowed
 from sinks.clickhouse.exceptions import QueryError
 from sinks.clickhouse.gate import Gate
-from sinks.clickhouse.handles import Answer, Handles, parse, run
+from sinks.clickhouse.handles import Answer, Handles, parse, run, stopping
 from sinks.clickhouse.native import with_revision
 from sinks.clickhouse.request import Ask, authentic, read, secrets_of
 from sinks.clickhouse.writing import is_insert, write
@@ -66,7 +66,7 @@ class Endpoint:
         self._token = self._settings.token.reveal() if self._settings.token is not None else ""
         self._handles = Handles(engine, self._limits.defaults, self._settings.read_only)
         self._pool = ThreadPoolExecutor(self._settings.max_concurrent, thread_name_prefix="query")
-        self._version = await self._in_thread(self._engine_version)
+        self._version = await self._in_thread(_engine_version, self._handles)
         app = web.Application(client_max_size=self._body_limit())
         for path in ("/", "/ping", "/replicas_status"):
             app.router.add_get(path, self._alive if path != "/" else self._handle)
@@ -87,24 +87,23 @@ class Endpoint:
         self.port = int(addresses[0][1])
 
     async def stop(self) -> None:
-        """Stop listening and wait for running queries, which end by their own time limit; idempotent."""
+        """Stop listening and end running queries; idempotent."""
         runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
         handles, self._handles = self._handles, None
+        pool, self._pool = self._pool, None
+        if runner is not None:
+            for site in list(runner.sites):
+                await site.stop()
         if handles is not None:
             handles.close()
+            await asyncio.to_thread(handles.kill)
+        if runner is not None:
+            await runner.cleanup()
+        if pool is not None:
+            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     def _body_limit(self) -> int:
         return self._settings.max_query_bytes if self._settings.read_only else self._settings.max_insert_bytes
-
-    def _engine_version(self) -> str:
-        assert self._handles is not None
-        with self._handles.handle({}) as handle:
-            return run(handle, "SELECT version()", "TabSeparated").body.decode().strip()
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(
@@ -171,15 +170,17 @@ class Endpoint:
 
     def _run(self, ask: Ask, writable: bool) -> tuple[Answer, str, str]:
         """Check and run a query; returns the answer, its format and the encoding of its body. Runs in a query thread."""
-        assert self._handles is not None
+        handles = self._handles
+        if handles is None:
+            raise stopping()
         if ask.database not in ("", "default", self._store.database):
             raise QueryError(81, f"Database {ask.database[:64]} does not exist", "UNKNOWN_DATABASE")
         if not self._settings.read_only:
-            answer, output_format = self._run_any(ask, writable)
+            answer, output_format = self._run_any(ask, writable, handles)
         else:
             if is_insert(ask.text):
                 raise QueryError(164, "The query endpoint does not allow INSERT statements", "READONLY")
-            answer, output_format = self._run_checked(ask, self._handles)
+            answer, output_format = self._run_checked(ask, handles)
         if output_format == "Native" and ask.protocol_version:
             answer = msgspec.structs.replace(answer, body=with_revision(answer.body, ask.protocol_version))
         body, encoding = compression.compress(answer.body, compression.choose(ask.accept_encoding))
@@ -200,9 +201,8 @@ class Endpoint:
             )
         return answer, output_format
 
-    def _run_any(self, ask: Ask, writable: bool) -> tuple[Answer, str]:
+    def _run_any(self, ask: Ask, writable: bool, handles: Handles) -> tuple[Answer, str]:
         """Run a statement of any kind for a client that may write; GET never writes, as in ClickHouse."""
-        assert self._handles is not None
         settings: Mapping[str, str] = {
             name: value
             for name, value in ask.settings.items()
@@ -211,7 +211,7 @@ class Endpoint:
         }
         if not writable:
             settings = {**settings, "readonly": "1"}
-        with self._handles.handle(settings) as handle:
+        with handles.handle(settings) as handle:
             if is_insert(ask.text):
                 return write(handle, ask.text, ask.parameters), ask.default_format
             canonical = parse(handle, "formatQuerySingleLine", self._sql(ask))
@@ -249,6 +249,11 @@ class Endpoint:
         if error.status >= 500:
             self._log.warning("query failed", code=error.code, name=error.name)
         return web.Response(status=error.status, text=error.text(self._version), headers=headers)
+
+
+def _engine_version(handles: Handles) -> str:
+    with handles.handle({}) as handle:
+        return run(handle, "SELECT version()", "TabSeparated").body.decode().strip()
 
 
 def _summary(answer: Answer) -> str:

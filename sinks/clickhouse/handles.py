@@ -38,7 +38,8 @@ class Handles:
 
     def __init__(self, engine: Embedded, defaults: Mapping[str, str], read_only: bool) -> None:
         self._engine = engine
-        self._defaults = dict(defaults)
+        self._mark = f"query-endpoint-{id(self)}"
+        self._defaults = {**defaults, "log_comment": self._mark}
         self._read_only = read_only
         self._lock = threading.Lock()
         self._idle: OrderedDict[int, tuple[Key, Any]] = OrderedDict()
@@ -73,7 +74,7 @@ class Handles:
 
     def _make(self, settings: Mapping[str, str]) -> Any:
         if self._closed:
-            raise QueryError(210, "The query endpoint is stopping", "NETWORK_ERROR", 503)
+            raise stopping()
         handle = self._engine.handle()
         try:
             run(handle, f"USE `{self._engine.database}`", "TabSeparated")
@@ -101,6 +102,23 @@ class Handles:
             self._idle.clear()
         for handle in idle:
             handle.close()
+
+    def kill(self) -> None:
+        """End the statements that run on handles of this object."""
+        handle = self._engine.handle()
+        try:
+            run(
+                handle,
+                f"KILL QUERY WHERE Settings['log_comment'] = {quote(self._mark)} ASYNC",
+                "TabSeparated",
+            )
+        finally:
+            handle.close()
+
+
+def stopping() -> QueryError:
+    """Return the answer to a query that comes while the endpoint stops."""
+    return QueryError(210, "The query endpoint is stopping", "NETWORK_ERROR", 503)
 
 
 def run(handle: Any, sql: str, output_format: str, parameters: Mapping[str, str] | None = None) -> Answer:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hmac
 import re
+import uuid
 from collections.abc import Mapping
 
 import msgspec
@@ -14,7 +15,6 @@ from multidict import CIMultiDictProxy
 
 from sinks.clickhouse import compression, formats
 from sinks.clickhouse.exceptions import QueryError
-from stream.records import stable_id
 
 _QUERY_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -61,9 +61,7 @@ def read(request: web.Request, body: bytes, *, limit: int) -> Ask:
         text=text,
         parameters={name[6:]: value for name, value in url.items() if name.startswith("param_")},
         settings={name: value for name, value in url.items() if not name.startswith("param_")},
-        query_id=_query_id(
-            url.get("query_id", "") or request.headers.get("X-ClickHouse-Query-Id", ""), request
-        ),
+        query_id=_query_id(url.get("query_id", "") or request.headers.get("X-ClickHouse-Query-Id", "")),
         database=url.get("database", "") or request.headers.get("X-ClickHouse-Database", ""),
         default_format=formats.known(
             url.get("default_format") or request.headers.get("X-ClickHouse-Format") or formats.DEFAULT
@@ -73,11 +71,8 @@ def read(request: web.Request, body: bytes, *, limit: int) -> Ask:
     )
 
 
-def _query_id(given: str, request: web.Request) -> str:
-    if _QUERY_ID.fullmatch(given):
-        return given
-    digest = stable_id(str(id(request)), str(request.loop.time()))
-    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
+def _query_id(given: str) -> str:
+    return given if _QUERY_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 def _number(text: str) -> int:

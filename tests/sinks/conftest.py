@@ -23,22 +23,28 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Store, QuerySettings], Endpoint]]:
-    """Start endpoints on an event loop of their own, as the runtime does."""
+def endpoint_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread of its own, so that a test can use blocking clients."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def serve(endpoint_loop: asyncio.AbstractEventLoop) -> Iterator[Callable[[Store, QuerySettings], Endpoint]]:
+    """Start endpoints; they are stopped after the test."""
     started: list[Endpoint] = []
 
     def start(store: Store, settings: QuerySettings) -> Endpoint:
         endpoint = Endpoint(store, settings)
-        asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(endpoint.start(), endpoint_loop).result(30)
         started.append(endpoint)
         return endpoint
 
     yield start
     for endpoint in started:
-        asyncio.run_coroutine_threadsafe(endpoint.stop(), loop).result(60)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+        asyncio.run_coroutine_threadsafe(endpoint.stop(), endpoint_loop).result(60)

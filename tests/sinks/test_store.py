@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import threading
 import time
 from pathlib import Path
@@ -203,7 +203,9 @@ def test_rows_that_do_not_fit_are_permanent(store: Store, columns: dict[str, lis
 def test_a_full_disk_is_unavailable_and_the_insert_can_be_repeated(store: Store) -> None:
     assert store.embedded is not None
     client = store.embedded.client
-    client.command("ALTER TABLE scores MODIFY SETTING min_free_disk_bytes_to_perform_insert = 1000000000000000")
+    client.command(
+        "ALTER TABLE scores MODIFY SETTING min_free_disk_bytes_to_perform_insert = 1000000000000000"
+    )
     with pytest.raises(Unavailable) as caught:
         store.insert("scores", scores(5), "t")
     assert caught.value.reason == "disk_full"
@@ -238,7 +240,14 @@ def test_query_binds_parameters(store: Store) -> None:
 
 
 def test_upsert_keeps_the_highest_version(store: Store) -> None:
-    row = {"incident_id": "i", "tenant": "t", "state": "firing", "opened_at": NOW, "updated_at": NOW, "version": 1}
+    row = {
+        "incident_id": "i",
+        "tenant": "t",
+        "state": "firing",
+        "opened_at": NOW,
+        "updated_at": NOW,
+        "version": 1,
+    }
     store.upsert_rows("incidents", [row | {"resolved_at": 0, "summary": "bad \ud800 text"}])
     store.upsert_rows("incidents", [row | {"state": "resolved", "resolved_at": NOW, "version": 3}])
     store.upsert_rows("incidents", [row | {"version": 2}])
@@ -247,7 +256,7 @@ def test_upsert_keeps_the_highest_version(store: Store) -> None:
     assert rows == [
         {
             "state": "resolved",
-            "resolved_at": datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None),
+            "resolved_at": dt.datetime.fromtimestamp(seconds, dt.UTC).replace(tzinfo=None),
             "version": 3,
         }
     ]
@@ -256,7 +265,8 @@ def test_upsert_keeps_the_highest_version(store: Store) -> None:
 
 def test_upsert_reads_zero_as_not_yet(store: Store) -> None:
     store.upsert_rows(
-        "rollbacks", [{"rollback_id": "r", "requested_at": NOW, "called_at": 0, "previous_state": None, "version": 1}]
+        "rollbacks",
+        [{"rollback_id": "r", "requested_at": NOW, "called_at": 0, "previous_state": None, "version": 1}],
     )
     assert store.query("SELECT called_at, previous_state, attempts FROM rollbacks") == [
         {"called_at": None, "previous_state": "", "attempts": 0}
@@ -267,7 +277,9 @@ def test_upsert_reads_zero_as_not_yet(store: Store) -> None:
 
 def test_retention_follows_the_settings(tmp_path: Path) -> None:
     def ttl(opened: Store) -> str:
-        rows = opened.query("SELECT engine_full FROM system.tables WHERE name = 'scores' AND database = currentDatabase()")
+        rows = opened.query(
+            "SELECT engine_full FROM system.tables WHERE name = 'scores' AND database = currentDatabase()"
+        )
         return str(rows[0]["engine_full"])
 
     folder = tmp_path / "store"
