@@ -29,7 +29,7 @@ COLUMNS = [
     "CAST('b' AS Enum8('a' = 1, 'b, (c)' = 2, 'b' = 3))",
     "CAST('b' AS Enum16('it''s' = 1, 'b' = 300))",
     "toIntervalDay(number)",
-    "if(number = 1, NULL, toString(number))",
+    "toNullable(toString(number))",
     "NULL",
     "toLowCardinality(toString(number))",
     "toLowCardinality(if(number = 1, NULL, 'x'))",
