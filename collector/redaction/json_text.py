@@ -9,6 +9,7 @@ import orjson
 
 # Shorter numbers are no card, account or telephone number of any country.
 _SHORTEST_NUMBER = 9
+_ENDS = {b"{": b"}", b"[": b"]", b'"': b'"'}
 
 
 class JsonText:
@@ -20,7 +21,8 @@ class JsonText:
     class Document:
         """A JSON text taken apart into leaves that can be replaced."""
 
-        def __init__(self, value: Any, *, duplicates: bool) -> None:
+        def __init__(self, value: Any, *, duplicates: bool, before: bytes, after: bytes) -> None:
+            self._before, self._after = before, after  # the white space around
             self._root: list[Any] = [value]
             self._places: list[tuple[Any, Any, bool]] = []  # container, key or index, is it the key itself
             self._renamed: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
@@ -65,7 +67,7 @@ class JsonText:
                 container[name] = new
 
         def dump(self) -> bytes:
-            """Return the document as compact JSON."""
+            """Return the document as compact JSON, with the white space that stood around it."""
             for container, names in self._renamed.values():
                 items = list(container.items())
                 container.clear()
@@ -73,13 +75,15 @@ class JsonText:
                     container[unique(names.get(name, name), container)] = item
             value = self._root[0]
             try:
-                return orjson.dumps(value)
+                text = orjson.dumps(value)
             except TypeError:  # numbers beyond 64 bits, lone surrogates
-                return json.dumps(value, separators=(",", ":")).encode()
+                text = json.dumps(value, separators=(",", ":")).encode()
+            return self._before + text + self._after
 
     def parse(self, text: bytes) -> JsonText.Document | None:
         """Return the document, or ``None`` if ``text`` is not a JSON object, array or string, or is too deep."""
-        if text.lstrip()[:1] not in (b"{", b"[", b'"') or text.rstrip()[-1:] not in (b"}", b"]", b'"'):
+        ends = _ENDS.get(text.lstrip()[:1])
+        if ends is None or text.rstrip()[-1:] != ends:
             return None
         duplicates = False
 
@@ -96,7 +100,8 @@ class JsonText:
             return None
         if not _within(value, self._max_depth):
             return None
-        return self.Document(value, duplicates=duplicates)
+        start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+        return self.Document(value, duplicates=duplicates, before=text[:start], after=text[end:])
 
 
 def unique(name: str, taken: Any) -> str:
