@@ -169,3 +169,13 @@ def test_a_year_of_silence_costs_nothing(streams: Any) -> None:
     year = 365 * 86_400.0
     feed.feed(streams.to_records([streams.score(1.0), streams.score(year), beat(streams, 2 * year)]))
     assert len(feed.windows) == 8
+
+
+def test_a_cohort_that_has_gone_makes_room(streams: Any) -> None:
+    feed = streams.Feed(configure(max_cohorts=2, views=[["route"]], windows=[10]))
+    day = 86_400.0
+    old = [streams.score(1.0, cohort={"route": name}, number=name) for name in "ab"]
+    new = [streams.score(day, cohort={"route": name}, number=name) for name in "cde"]
+    feed.feed(streams.to_records([*old, beat(streams, 5), beat(streams, day - 1)]))
+    feed.feed(streams.to_records([*new, beat(streams, day + 5)], first=4))
+    assert {window.cohort for window in feed.windows[2:]} == {"route=c", "route=d", "(other)"}

@@ -18,7 +18,7 @@ calm = settings(deadline=None, max_examples=12, suppress_health_check=[HealthChe
 
 
 def mixed_stream(streams: Any) -> list[Record]:
-    """25 s of a bad canary with sessions, a late score, a duplicate, garbage and heartbeats."""
+    """25 s of a bad canary with sessions, a late score, a duplicate, garbage, and silence with heartbeats."""
     items: list[Any] = streams.canary(1, 25, rate=12, share=0.3, drop=0.6, bad_from=8)
     sessions = [
         streams.score(
@@ -30,14 +30,15 @@ def mixed_stream(streams: Any) -> list[Record]:
     items = sorted([*items, *sessions], key=lambda item: item.time_unix_nano)
     items.insert(150, items[145])
     items.insert(200, streams.score(3.0, 0.1, number="late"))
-    records = streams.to_records([*items, Heartbeat(time_unix_nano=streams.T0 + 60 * 10**9)])
+    beats = [Heartbeat(time_unix_nano=streams.T0 + at * 10**9) for at in range(28, 61, 2)]
+    records = streams.to_records([*items, *beats])
     records[100] = Record(TOPIC_SCORES, 0, 100, b"{not json")
     return records
 
 
 def run(streams: Any, records: list[Record], cuts: list[int], crashes: list[int]) -> Any:
     """Feed in batches cut at ``cuts``; at each of ``crashes`` go back to the saved state."""
-    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10}))
+    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10, "no_data_after": 20}))
     places = sorted({0, len(records), *cuts, *crashes})
     for start, end in itertools.pairwise(places):
         if start in crashes:
@@ -65,9 +66,9 @@ def test_crash_anywhere_and_any_batches_give_the_same_bytes(streams: Any, data: 
 
 
 def test_crash_after_every_single_record(streams: Any) -> None:
-    records = mixed_stream(streams)[:260]
+    records = mixed_stream(streams)
     expected = run(streams, records, [], [])
-    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10}))
+    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10, "no_data_after": 20}))
     for record in records:
         feed.restart()
         feed.feed([record])
@@ -95,7 +96,7 @@ def test_the_books_balance(streams: Any) -> None:
     assert counters["scores_in"] == counters["scores_used"] + left_out
     assert counters["verdicts"] == len(feed.verdicts)
     assert counters["windows"] == len(feed.windows)
-    assert counters["heartbeats"] == 1
+    assert counters["heartbeats"] == 17
 
 
 def test_a_bad_canary_is_taken_back_within_ten_seconds_and_once(streams: Any) -> None:
@@ -391,3 +392,28 @@ def test_a_new_judge_makes_a_new_stream_and_a_state(streams: Any) -> None:
     assert "judge_changed" in states
     assert states[-1] in ("ok", "non_inferior")
     assert {window.evaluator for window in feed.windows} == {"judge/1/m1", "judge/1/m2"}
+
+
+def test_a_candidate_is_rolled_back_once_though_the_incumbent_changes(streams: Any) -> None:
+    first = streams.canary(36, 20, drop=0.6)
+    second = [
+        msgspec.structs.replace(
+            item,
+            time_unix_nano=item.time_unix_nano + 20 * 10**9,
+            score_id="2" + item.score_id,
+            unit_id="2" + item.unit_id,
+            cohort=item.cohort | {"prompt_version": item.cohort["prompt_version"].replace("v1", "v3")},
+        )
+        for item in streams.canary(37, 40, drop=0.6)
+    ]
+    feed = streams.Feed(streams.demo_settings(rollout={"no_data_after": 10}))
+    records = streams.to_records([*first, *second])
+    for start in range(0, len(records), 50):
+        feed.feed(records[start : start + 50])
+        feed.restart()
+    regressed = [
+        (v.incumbent, v.candidate, v.action)
+        for v in feed.verdicts
+        if v.state == "regressed" != v.previous_state
+    ]
+    assert regressed == [("v1", "v2", "rollback"), ("v3", "v2", "none")]

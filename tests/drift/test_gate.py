@@ -292,3 +292,14 @@ def test_silence_of_an_arm_is_a_state(streams: Any) -> None:
     for _ in range(7):
         (finding,) = rollout.step([])
     assert (finding.state, finding.quiet) == ("no_data", False)
+
+
+def test_a_changed_judge_gives_no_new_chance_of_a_false_alarm(streams: Any) -> None:
+    """Capital lost on a healthy candidate stays lost; otherwise every change of judge would spend alpha again."""
+    rng = np.random.default_rng(118)
+    rollout = Rollout()
+    before = list(rollout.minutes(streams, rng, 60))[-1].evidence
+    after = next(iter(rollout.minutes(streams, rng, 1, evaluator="judge 2"))).evidence
+    assert before.e_value < 0.5
+    assert after.e_value < 2 * before.e_value
+    assert after.pairs == 5
