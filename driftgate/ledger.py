@@ -83,8 +83,7 @@ def balance(counters: Counters, committed: Offsets) -> list[Line]:
             handled("scorer", TOPIC_SAMPLED),
             scorer,
             "traces_in",
-            "late_traces",
-            "rejects",
+            "poisoned",
         ),
         _handled(
             "scores taken", handled("drift", TOPIC_SCORES), drift, "scores_in", "heartbeats", "poisoned"
