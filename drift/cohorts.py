@@ -15,6 +15,7 @@ MAX_LEVELS = 21
 """Different score values counted one by one per stream; a stream with more is counted in steps of 0.05."""
 
 _BLOCK = 64
+_MAX_FOUND = 20_000  # score sources whose rows are remembered
 _PREFIX = "stream/"
 
 
@@ -70,10 +71,22 @@ class Streams:
         self._row: dict[Key, int] = {}
         self._cohorts: dict[tuple[str, str], dict[tuple[str, ...], int]] = {}  # streams per live cohort
         self._changed: dict[int, None] = {}
+        self._found: dict[tuple[object, ...], tuple[int | None, ...]] = {}
 
-    def find(self, score: ScoreRecord) -> Iterator[int | None]:
-        """Yield the row of each of the score's cohorts; None where there is no row left."""
+    def find(self, score: ScoreRecord) -> tuple[int | None, ...]:
+        """Return the row of each of the score's cohorts; None where there is no row left."""
         evaluator = score.evaluator.identity
+        place = (score.tenant, score.rubric, evaluator, *score.cohort.items())
+        rows = self._found.get(place)
+        if rows is None:
+            rows = tuple(self._find(score, evaluator))
+            if None not in rows:
+                if len(self._found) >= _MAX_FOUND:
+                    self._found.clear()
+                self._found[place] = rows
+        return rows
+
+    def _find(self, score: ScoreRecord, evaluator: str) -> Iterator[int | None]:
         for view, names in self._views:
             attributes = {}
             for name in names:
@@ -148,6 +161,7 @@ class Streams:
             if stream is None or stream.last >= time:
                 continue
             self.rows[row] = None
+            self._found.clear()  # a place may have become free for a cohort of the overflow
             heapq.heappush(self._free, row)
             del self._row[(stream.tenant, stream.view, stream.values, stream.rubric, stream.evaluator)]
             if stream.values is not None:

@@ -12,12 +12,9 @@ _PREFIX = "seen/"
 
 
 def id_hash(*parts: str) -> int:
-    """Return a 64-bit hash of text parts (BLAKE2b over length-prefixed UTF-8)."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        raw = part.encode("utf-8", "surrogatepass")
-        digest.update(len(raw).to_bytes(4, "big"))
-        digest.update(raw)
+    """Return a 64-bit hash of text parts (BLAKE2b over their lengths and UTF-8)."""
+    text = "".join([f"{len(part)}:{part}" for part in parts])
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")
 
 

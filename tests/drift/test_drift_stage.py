@@ -17,9 +17,9 @@ from stream.stage import Batch, Record
 calm = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def mixed_stream(streams: Any) -> list[Record]:
+def mixed_stream(streams: Any, drop: float = 0.6) -> list[Record]:
     """25 s of a bad canary with sessions, a late score, a duplicate, garbage, and silence with heartbeats."""
-    items: list[Any] = streams.canary(1, 25, rate=12, share=0.3, drop=0.6, bad_from=8)
+    items: list[Any] = streams.canary(1, 25, rate=12, share=0.3, drop=drop, bad_from=8)
     sessions = [
         streams.score(
             2 + 0.3 * i, 0.25 * (i % 5), arm="v1" if i % 7 else "v2", number=i, unit_id=f"session-{i % 6}"
@@ -38,7 +38,9 @@ def mixed_stream(streams: Any) -> list[Record]:
 
 def run(streams: Any, records: list[Record], cuts: list[int], crashes: list[int]) -> Any:
     """Feed in batches cut at ``cuts``; at each of ``crashes`` go back to the saved state."""
-    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10, "no_data_after": 20}))
+    feed = streams.Feed(
+        streams.demo_settings(report_every=50, rollout={"min_units": 10, "no_data_after": 20})
+    )
     places = sorted({0, len(records), *cuts, *crashes})
     for start, end in itertools.pairwise(places):
         if start in crashes:
@@ -65,15 +67,18 @@ def test_crash_anywhere_and_any_batches_give_the_same_bytes(streams: Any, data: 
     assert {k: v[8:] for k, v in actual.state.items()} == {k: v[8:] for k, v in expected.state.items()}
 
 
-def test_crash_after_every_single_record(streams: Any) -> None:
-    records = mixed_stream(streams)
+@pytest.mark.parametrize(("drop", "last"), [(0.6, "regressed"), (0.0, "no_data")])
+def test_crash_after_every_single_record(streams: Any, drop: float, last: str) -> None:
+    records = mixed_stream(streams, drop)
     expected = run(streams, records, [], [])
-    feed = streams.Feed(streams.demo_settings(rollout={"min_units": 10, "no_data_after": 20}))
+    feed = streams.Feed(
+        streams.demo_settings(report_every=50, rollout={"min_units": 10, "no_data_after": 20})
+    )
     for record in records:
         feed.restart()
         feed.feed([record])
     assert [output.value for output in feed.outputs] == [output.value for output in expected.outputs]
-    assert "regressed" in feed.transitions()
+    assert feed.transitions()[-1] == last
 
 
 def test_the_reference_stream_exercises_what_it_should(streams: Any) -> None:
