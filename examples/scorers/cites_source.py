@@ -19,12 +19,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scorers.api import (
-    Score,
-    Scorer,
-    Skipped,
-)  # in your own code: from driftgate import Score, Scorer, Skipped
-from stream.interaction import Interaction  # in your own code: from driftgate import Interaction
+from driftgate import Interaction, Score, Scorer, Skipped
 from stream.settings import Settings
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?!\[)")

@@ -487,12 +487,6 @@ def test_spending_survives_a_restart(stage: Any, make_span: Any, make_traces: An
         assert judge.budget.spent == 0
 
 
-def test_no_loop_and_no_litellm_without_judges(stage: Any) -> None:
-    """The default configuration needs neither."""
-    made = stage()
-    assert not made._panel.needs_loop
-
-
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(
     st.one_of(
