@@ -108,6 +108,7 @@ class GrpcServer:
             ticket.grow(len(body))
             ingested = await self._intake.export(signal, body, tenant, ticket)
         except (Permanent, Transient) as error:
+            self._intake.refused(error)
             return await _abort(context, answer(error))
         return response(signal, ingested).SerializeToString()  # type: ignore[no-any-return]
 

@@ -19,7 +19,7 @@ from collector.compression import ENCODINGS, decompress
 from collector.grpc_server import response
 from collector.intake import Decode, Intake, Signal, Ticket
 from collector.settings import CollectorSettings, TlsSettings
-from collector.status import METRICS_MESSAGE, answer
+from collector.status import METRICS_MESSAGE, Answer, answer
 from collector.tenants import Tenants
 from stream.errors import Permanent, StartError, Transient
 
@@ -81,7 +81,7 @@ def otlp_application(
 ) -> web.Application:
     """Return the routes as an application; serve it with ``auto_decompress=False``."""
     handlers = _Handlers(settings, intake, tenants, ready)
-    application = web.Application(middlewares=[_errors])
+    application = web.Application(middlewares=[_errors(intake)])
     application.router.add_post("/v1/traces", handlers.traces)
     application.router.add_post("/v1/logs", handlers.logs)
     application.router.add_post("/v1/metrics", handlers.metrics)
@@ -168,28 +168,37 @@ class _Handlers:
         return decode
 
 
-@web.middleware
-async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Turn errors into a ``google.rpc.Status`` in the request's content type."""
-    headers: dict[str, str] = {}
-    try:
-        return await handler(request)  # type: ignore[no-any-return]
-    except (Permanent, Transient) as error:
-        told = answer(error)
-    except web.HTTPNotFound:
-        told = answer(Permanent("not_found", "OTLP is served at /v1/traces and /v1/logs"))
-    except web.HTTPMethodNotAllowed as refused:
-        told = answer(Permanent("method_not_allowed", f"{refused.method} is not allowed here"))
-        headers["Allow"] = ",".join(sorted(refused.allowed_methods))
+def _errors(intake: Intake) -> Any:
+    """Return a middleware that turns errors into a ``google.rpc.Status`` in the request's content type."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:
+        headers: dict[str, str] = {}
+        error: Permanent | Transient
+        try:
+            return await handler(request)  # type: ignore[no-any-return]
+        except (Permanent, Transient) as raised:
+            error = raised
+        except web.HTTPNotFound:
+            error = Permanent("not_found", "OTLP is served at /v1/traces and /v1/logs")
+        except web.HTTPMethodNotAllowed as raised:
+            error = Permanent("method_not_allowed", f"{raised.method} is not allowed here")
+            headers["Allow"] = ",".join(sorted(raised.allowed_methods))
+        intake.refused(error)
+        return _told(request, answer(error), headers)
+
+    return middleware
+
+
+def _told(request: web.Request, told: Answer, headers: dict[str, str]) -> web.Response:
     if told.retry_after is not None:
         headers["Retry-After"] = told.retry_after_header
     if told.http == 401:
         headers["WWW-Authenticate"] = "Bearer"
     status = told.status()
     if request.content_type == _PROTOBUF:
-        return web.Response(
-            status=told.http, body=status.SerializeToString(), content_type=_PROTOBUF, headers=headers
-        )
+        body = status.SerializeToString()
+        return web.Response(status=told.http, body=body, content_type=_PROTOBUF, headers=headers)
     text = json_format.MessageToJson(status, indent=None)
     return web.Response(status=told.http, text=text, content_type=_JSON, headers=headers)
 

@@ -59,7 +59,6 @@ class Budget:
         self._retry_after = retry_after
         self._lock = threading.Lock()
         self.used = 0
-        self.refused = 0
 
     @property
     def load(self) -> float:
@@ -88,7 +87,6 @@ class Budget:
             self.used -= size
 
     def _refuse(self) -> None:
-        self.refused += 1
         raise Transient("overloaded", "too many requests in flight, try again", retry_after=self.delay())
 
 
@@ -118,6 +116,10 @@ class Intake:
         """Return an empty ticket; who takes it releases it, or gives it to :meth:`export`."""
         return Ticket(self.budget)
 
+    def refused(self, error: Permanent | Transient) -> None:
+        """Count a request that a receiver answers with ``error``."""
+        self.counts[f"requests_refused.{error.reason}"] += 1
+
     async def export(
         self, signal: Signal, body: bytes, tenant: str, ticket: Ticket, decode: Decode | None = None
     ) -> Ingested:
@@ -146,15 +148,11 @@ class Intake:
             if ingested.received:
                 await self._publish(ingested.outputs, ingested.counters)
         except Transient as error:
-            self.counts[f"{signal}_not_published.{error.reason}"] += 1
             if error.reason == "overloaded":
                 raise
             raise Transient(
                 error.reason, error.detail, retry_after=self.budget.delay(error.retry_after)
             ) from error
-        except Permanent as error:
-            self.counts[f"{signal}_requests_refused.{error.reason}"] += 1
-            raise
         finally:
             ticket.release()
         self._count(signal, ingested)
@@ -180,7 +178,6 @@ class Intake:
             **self.counts,
             "in_flight_bytes": self.budget.used,
             "in_flight_requests": len(self._tasks),
-            "requests_refused.overloaded": self.budget.refused,
         }
 
     async def drain(self, grace: float) -> None:

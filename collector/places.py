@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from collector.redaction.engine import Redacted
-from collector.redaction.json_text import number_text, unique
+from collector.redaction.json_text import Names, number_text
 from collector.redaction.rule import Unscannable
 
 # Shorter numbers are no card, account or telephone number of any country.
@@ -194,6 +194,7 @@ class Places:
         What could not be scanned is noted in ``reasons``.
         """
         written: list[tuple[int, str, Sequence[str]]] = []
+        names: dict[int, Names] = {}  # by identity of the list of attributes, which the slots keep alive
         for index, result in found.items():
             slot = self._slots[index]
             _, field, place, owner, _ = slot
@@ -203,7 +204,7 @@ class Places:
                 self.reasons.setdefault(owner, result.reason)
                 continue
             try:
-                _set(slot, result.text)
+                _set(slot, result.text, names)
             except UnicodeDecodeError:
                 self.reasons.setdefault(owner, "scan_failed")
                 continue
@@ -213,14 +214,16 @@ class Places:
         return written
 
 
-def _set(slot: _Slot, text: bytes) -> None:
+def _set(slot: _Slot, text: bytes, names: dict[int, Names]) -> None:
     message, field, _, _, extra = slot
     if field == "bytes_value":
         message.bytes_value = text
     elif field == "int_value" or field == "double_value":
         message.string_value = text.decode()
     elif field == "key":
-        message.key = unique(text.decode(), {attribute.key for attribute in extra})
+        if id(extra) not in names:
+            names[id(extra)] = Names(attribute.key for attribute in extra)
+        message.key = names[id(extra)].claim(text.decode())
     elif field == "id_keys" or field == "description_keys":
         getattr(message, field)[extra] = text.decode()
     else:

@@ -30,6 +30,8 @@ from collector.settings import RedactionSettings
 # Values that touch each other may only be recognised one after the other, as each tag frees its neighbour.
 _MAX_ROUNDS = 20
 _MAX_JSON_IN_JSON = 6
+# Candidates in one batch, in multiples of max_candidates; texts beyond are unscannable.
+_BATCH = 10
 _ESCAPE_LETTERS = b"bfnrt"
 
 
@@ -143,9 +145,11 @@ class Engine:
             Pseudonyms of different tenants differ.
         """
         found: dict[int, Redacted | Unscannable] = {}
+        left = _BATCH * self._max_candidates
         for index in self._suspects(texts):
+            work = _Work(max(0, min(left, self._max_candidates)))
             try:
-                result = self._redact(texts[index], hints[index], tenant, _Work(self._max_candidates), 0)
+                result = self._redact(texts[index], hints[index], tenant, work, 0)
             except Unscannable as error:
                 found[index] = error
                 continue
@@ -160,6 +164,8 @@ class Engine:
                 # A bug, here or in a check. The text must not pass because of it.
                 found[index] = Unscannable("scan_failed", error.__class__.__name__)
                 continue
+            finally:
+                left -= work.spent
             if result is not None:
                 found[index] = result
         return found
@@ -276,18 +282,17 @@ class Engine:
 class _Work:
     """The work on one text. It is bounded: checks cost microseconds each, and a text can be made of candidates."""
 
-    __slots__ = ("left", "rules")
+    __slots__ = ("most", "rules", "spent")
 
-    def __init__(self, candidates: int) -> None:
-        self.left = candidates
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.spent = 0
         self.rules: set[int] = set()
 
     def spend(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Unscannable(
-                "too_many_candidates", "one string has more candidate matches than max_candidates"
-            )
+        self.spent += 1
+        if self.spent > self.most:
+            raise Unscannable("too_many_candidates", "there are more candidate matches than max_candidates")
 
 
 def _mapped(view: View, hits: list[Hit]) -> list[Hit]:

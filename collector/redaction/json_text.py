@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -70,9 +71,10 @@ class JsonText:
             """Return the document as compact JSON, with the white space that stood around it."""
             for container, names in self._renamed.values():
                 items = list(container.items())
+                taken = Names(name for name, _ in items if name not in names)
                 container.clear()
                 for name, item in items:
-                    container[unique(names.get(name, name), container)] = item
+                    container[taken.claim(names[name]) if name in names else name] = item
             value = self._root[0]
             try:
                 text = orjson.dumps(value)
@@ -104,13 +106,22 @@ class JsonText:
         return self.Document(value, duplicates=duplicates, before=text[:start], after=text[end:])
 
 
-def unique(name: str, taken: Any) -> str:
-    """Return ``name``, or ``name_2``, ``name_3``... if it is in ``taken``: two redacted keys must not become one."""
-    candidate, count = name, 1
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    return candidate
+class Names:
+    """The keys of one object. Redacted keys may become equal, and two keys must not become one."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+        self._next: dict[str, int] = {}  # suffix to try next; without it many equal tags would take for ever
+
+    def claim(self, name: str) -> str:
+        """Take and return ``name``, or ``name_2``, ``name_3``... if it is taken."""
+        candidate, count = name, self._next.get(name, 2)
+        while candidate in self._taken:
+            candidate = f"{name}_{count}"
+            count += 1
+        self._next[name] = count
+        self._taken.add(candidate)
+        return candidate
 
 
 def number_text(number: int | float) -> bytes:

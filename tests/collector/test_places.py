@@ -295,6 +295,20 @@ def test_keys_that_become_equal_stay_apart(ingest: Ingest) -> None:
     assert [attribute.key for attribute in out.attributes] == ["[EMAIL]", "[EMAIL]_2", "[EMAIL]_3"]
 
 
+@pytest.mark.timeout(20)
+def test_many_keys_that_become_equal_take_no_forever(ingest: Ingest) -> None:
+    request = trace_request()
+    span = request.resource_spans[0].scope_spans[0].spans[0]
+    for number in range(20_000):
+        span.attributes.add(key=f"a{number}@example.com")
+    span.name = json.dumps({f"a{number}@example.com": 1 for number in range(20_000)})
+    ingested = ingest.traces(request)
+    assert ingested.redactions == {"EMAIL": 40_000}
+    out = TracesData.FromString(ingested.outputs[0].value).resource_spans[0].scope_spans[0].spans[0]
+    assert len({attribute.key for attribute in out.attributes}) == 20_004
+    assert len(json.loads(out.name)) == 20_000
+
+
 def test_a_key_found_clean_once_is_still_found_when_it_is_not() -> None:
     ingest = Ingest()
     for _ in range(2):

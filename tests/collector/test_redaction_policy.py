@@ -245,3 +245,13 @@ def test_a_text_made_of_candidates_is_refused_in_bounded_time() -> None:
 def test_no_text_takes_forever(text: str) -> None:
     with contextlib.suppress(Unscannable):
         Engine().redact(text)
+
+
+def test_a_batch_is_bounded_too() -> None:
+    made = engine(max_candidates=100)
+    texts = [b"+1 415 555 2671, " * 40] * 60
+    found = made.redact_batch(texts, [""] * len(texts))
+    assert len(found) == len(texts)
+    kinds = [isinstance(found[index], Unscannable) for index in range(len(texts))]
+    assert not kinds[0]
+    assert kinds[-1]
