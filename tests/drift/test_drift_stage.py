@@ -149,6 +149,37 @@ def test_sessions_are_one_observation_each(streams: Any) -> None:
     ]  # v1 first appears .5 s after v2: what began before is left out
 
 
+def test_alike_scores_within_sessions_keep_the_error_rate(streams: Any) -> None:
+    """A/A with sessions of 1 to 10 scores of which four in five repeat the session's own level (ICC .8)."""
+
+    def false_alarms(runs: int, *, as_sessions: bool) -> int:
+        hits = 0
+        for run in range(runs):
+            rng = streams_rng(1000 + run)
+            items = []
+            for session in range(150):
+                arm = "v2" if rng.random() < 0.3 else "v1"
+                own = float(streams.draw(rng, 1)[0])
+                start = float(rng.random()) * 60
+                for turn in range(int(rng.integers(1, 11))):
+                    value = own if rng.random() < 0.8 else float(streams.draw(rng, 1)[0])
+                    more = {"unit_id": f"s{session}"} if as_sessions else {}
+                    items.append(
+                        streams.score(start + 0.2 * turn, value, arm=arm, number=(session, turn), **more)
+                    )
+            items.sort(key=lambda item: item.time_unix_nano)
+            rollout = {"incumbent": "v1", "margin": 0.0, "bucket": 5, "min_units": 10}
+            feed = streams.Feed(streams.demo_settings(windows=[60], report_every=60, rollout=rollout))
+            feed.feed(streams.to_records([*items, Heartbeat(time_unix_nano=streams.T0 + 90 * 10**9)]))
+            hits += "regressed" in feed.transitions()
+        return hits
+
+    assert (
+        false_alarms(100, as_sessions=True) <= 1
+    )  # Wilson upper bound of 1 in 100: .0545; see docs/statistics.md
+    assert false_alarms(30, as_sessions=False) >= 3
+
+
 def streams_rng(seed: int) -> Any:
     import numpy as np
 
