@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from contextlib import ExitStack
@@ -41,7 +40,6 @@ def command(keep: bool, rate: float, folder: Path | None) -> None:
     from rich.console import Console
 
     console = Console()
-    made = folder is None
     place = folder or Path(tempfile.mkdtemp(prefix="driftgate-demo-"))
     place.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -50,10 +48,9 @@ def command(keep: bool, rate: float, folder: Path | None) -> None:
         outcome_ok = _summary(console, outcome, time.monotonic() - started)
         if keep:
             _wait_for_ctrl_c(console, outcome)
-    if made and outcome_ok and not keep:
-        shutil.rmtree(place, ignore_errors=True)
-    else:
-        console.print(f"data, configuration and logs are in {place}")
+    console.print(
+        f"data, configuration and logs stay in {place}; remove the folder when you have seen enough"
+    )
     if not outcome_ok:
         raise click.exceptions.Exit(1)
 
@@ -125,7 +122,7 @@ def _summary(console: Console, outcome: Outcome, seconds: float) -> bool:
     if outcome.up is not None:
         cpu, memory = outcome.up.usage()
         console.print(f"driftgate up used {cpu:.0f} CPU seconds and {memory:.0f} MiB", highlight=False)
-    console.print("Look for yourself (--keep leaves it running):", highlight=False)
+    console.print("Look for yourself (with --keep it goes on running):", highlight=False)
     console.print(f'  driftgate query -c {outcome.config} "{_ASK}"', highlight=False, soft_wrap=True)
     return outcome.succeeded
 
