@@ -82,6 +82,7 @@ class Embedded:
         stack.callback(log.close)
         receivers = Receivers(config.collector, self._publisher(log), lambda: self._ready)
         stages = await asyncio.to_thread(build_stages, config, self._base)
+        stack.callback(stages.scorer.close)
         store = await asyncio.to_thread(self._open_store)
         stack.callback(store.close)
         alerts = Alerts(config, store)
