@@ -194,10 +194,15 @@ def test_health_metrics_and_status_answer(make_process: Callable[..., Process], 
     for path in ("/livez", "/readyz"):
         with urlopen(base + path, timeout=10) as answer:
             assert answer.status == 200
-    with urlopen(base + "/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    assert 'driftgate_stage_up{stage="sampler",state="running"} 1.0' in text
-    assert "driftgate_ready 1.0" in text
+
+    def metrics() -> str:
+        with urlopen(base + "/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    wait_until(
+        lambda: 'driftgate_stage_up{stage="sampler",state="running"} 1.0' in metrics(), "the sampler to run"
+    )
+    assert "driftgate_ready 1.0" in metrics()
     assert {stage["name"] for stage in process.status()["stages"]} == {
         "sampler",
         "scorer",
