@@ -161,15 +161,15 @@ def test_the_trace_lookup_is_filled_once_though_spans_come_twice(store: Store) -
     assert rows == [{"a": NOW // 10**9, "b": NOW // 10**9 + 5, "n": 1}]
 
 
-@pytest.mark.parametrize("when", [0, 1, -1, MIN_TIME_NS - 1, -(2**63) - 5, MAX_TIME_NS, 2**64 - 1, 10**30])
-def test_times_outside_the_calendar_become_its_nearest_end(store: Store, when: int) -> None:
-    store.insert("otel_traces", spans([when]), "t")
-    row = store.query(
+def test_times_outside_the_calendar_become_its_nearest_end(store: Store) -> None:
+    times = [0, 1, -1, MIN_TIME_NS - 1, -(2**63) - 5, MAX_TIME_NS, 2**64 - 1, 10**30]
+    store.insert("otel_traces", spans(times), "t")
+    rows = store.query(
         "SELECT toUnixTimestamp64Nano(Timestamp) AS t, arrayMap(x -> toUnixTimestamp64Nano(x), Events.Timestamp) AS e "
-        "FROM otel_traces"
-    )[0]
-    expected = min(max(when, MIN_TIME_NS), MAX_TIME_NS)
-    assert row == {"t": expected, "e": [expected, expected]}
+        "FROM otel_traces ORDER BY SpanId"
+    )
+    nearest = [min(max(time, MIN_TIME_NS), MAX_TIME_NS) for time in times]
+    assert rows == [{"t": time, "e": [time, time]} for time in nearest]
 
 
 def test_a_sender_with_a_broken_clock_makes_one_partition(store: Store) -> None:
@@ -183,20 +183,16 @@ def test_a_sender_with_a_broken_clock_makes_one_partition(store: Store) -> None:
     assert count(store, "otel_traces") == 501
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
+def test_rows_that_do_not_fit_are_permanent(store: Store) -> None:
+    for columns in (
         {"score_id": [None], "time": [NOW]},
         {"score_id": ["a"], "time": [NOW], "value": ["much"]},
         {"score_id": ["a"], "time": [NOW], "no_such_column": [1]},
         {"score_id": ["a\ud800"], "time": [NOW]},
         {"score_id": ["a"], "time": [NOW], "input_tokens": [-1]},
-    ],
-    ids=["null", "text-for-number", "unknown-column", "lone-surrogate", "negative"],
-)
-def test_rows_that_do_not_fit_are_permanent(store: Store, columns: dict[str, list[Any]]) -> None:
-    with pytest.raises(Permanent, match="bad_rows"):
-        store.insert("scores", columns, "t")
+    ):
+        with pytest.raises(Permanent, match="bad_rows"):
+            store.insert("scores", columns, "t")
     assert raw_count(store, "scores") == 0
 
 

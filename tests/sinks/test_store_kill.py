@@ -35,7 +35,7 @@ for batch in range(first, 10_000):
     store.insert("otel_traces", columns, f"otlp_spans:0:{batch}-{batch}")
     print(batch, flush=True)
 """
-KILLS = 5
+KILLS = 4
 ROWS = 50
 
 
