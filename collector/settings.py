@@ -141,13 +141,13 @@ class CollectorSettings(Settings):
     """Stage 1: OTLP receivers, redaction, publishing."""
 
     grpc: GrpcSettings = GrpcSettings()
-    """OTLP over gRPC."""
+    """The listener for OTLP over gRPC."""
     http: HttpSettings = HttpSettings()
-    """OTLP over HTTP."""
+    """The listener for OTLP over HTTP."""
     tenants: tuple[TenantSettings, ...] = ()
     """Who may send. Empty: anybody, as tenant ``default``."""
     redaction: RedactionSettings = RedactionSettings()
-    """What is taken out of the data before it is stored."""
+    """The redaction policy."""
     max_request_bytes: ByteSize = Field(default=64 << 20, ge=1024, le=1 << 30)
     """Largest request, compressed and decompressed."""
     max_in_flight_bytes: ByteSize = Field(default=256 << 20, ge=1024)

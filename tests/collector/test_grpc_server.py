@@ -264,6 +264,21 @@ def test_stop_waits_for_requests_in_flight_and_is_idempotent(start: Any) -> None
     assert refused(running.grpc, TRACES, b"").code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_sender_that_leaves_does_not_break_the_books(start: Any) -> None:
+    running = start()
+    running.log.gate = running.call(asyncio.Event)
+    with grpc.insecure_channel(running.grpc) as channel:
+        leaving = channel.unary_unary(TRACES).future(request_of("a").SerializeToString())
+        assert running.log.entered.wait(10)
+        leaving.cancel()
+        # Answered after the cancellation has arrived: the connection keeps the order.
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    running.call(running.log.gate.set)
+    running.run(running.receivers.stop(10))
+    assert running.receivers.metrics()["in_flight_bytes"] == 0
+    assert running.log.counters["spans_received"] == len(running.log.spans) == 1
+
+
 def test_a_missing_certificate_is_a_start_error(start: Any, tmp_path: Path) -> None:
     tls = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
     for section in ("grpc", "http"):

@@ -344,6 +344,11 @@ def test_beyond_the_budget_requests_are_refused_before_they_are_decoded(start: A
         assert answer.status == 429
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.rpc.code == 14
+        # It is refused before its body is read, too.
+        with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=20) as raw:
+            head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nContent-Length: 3500\r\n\r\n"
+            raw.sendall(head.encode())
+            assert raw.recv(4096).startswith(b"HTTP/1.1 429")
         # What it becomes counts, not what it is sent as.
         assert send(running, gzip.compress(body), Content_Encoding="gzip").status == 429
         running.call(running.log.gate.set)

@@ -46,25 +46,21 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     A number with a country code must have a length that exists in that country; a North American number must be
     written as one; any other national number needs a word such as "phone" before it and must be valid in its country.
     """
-    if is_word(text, start - 1) or text[start - 1 : start] in (b"_", b"#"):
-        return
-    if text[start - 1 : start] in (b".", b"-", b",") and is_digit(text, start - 2):
-        return
+    found = False
+    for match in _NORTH_AMERICAN.finditer(text, start, end):
+        low, high = match.span()
+        if not is_word(text, low - 1) and not is_word(text, high) and not _continues(text, low):
+            found = True
+            yield low, high
     plus = text[start] == 0x2B
+    if is_digit(text, start - 1) or _continues(text, start):
+        return
+    if not plus and (is_word(text, start - 1) or text[start - 1 : start] in (b"_", b"#")):
+        return
     ends = [match.end() for match in _GROUP.finditer(text, start, min(end, start + _LONGEST))]
     if plus and (stop := _international(text, start, ends, plus=True)) is not None:
         yield start, stop
-    found = plus
-    for match in _NORTH_AMERICAN.finditer(text, start, end):
-        low, high = match.span()
-        if (
-            not is_digit(text, low - 1)
-            and not is_word(text, high)
-            and text[low - 2 : low] not in (b"0-", b"0.")
-        ):
-            found = True
-            yield low, high
-    if found:
+    if found or plus:
         return
     before = REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start]).lower()
     announced = _CALL.search(before) or _CALL.search(hint.lower().encode())
@@ -79,6 +75,11 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
             if not is_word(text, stop) and _national(text[start:stop]):
                 yield start, stop
                 return
+
+
+def _continues(text: bytes, start: int) -> bool:
+    """Whether what starts here is the rest of a longer number: decimals, a version, an identifier."""
+    return text[start - 1 : start] in (b".", b"-", b",") and is_digit(text, start - 2)
 
 
 def _international(text: bytes, start: int, ends: list[int], *, plus: bool) -> int | None:
