@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from driftgate import Interaction, Message, Part
 from driftgate.config import Config, load
 from driftgate.reference import reference
 
@@ -54,3 +55,17 @@ def test_links_between_pages_lead_somewhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_the_scorer_in_the_readme_scores() -> None:
+    text = (ROOT / "README.md").read_text()
+    (block,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class" in code)
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    polite = names["Polite"]()  # type: ignore[operator]
+    interaction = Interaction(
+        trace_id="1" * 32,
+        span_id="2" * 16,
+        output_messages=[Message(role="assistant", parts=[Part(type="text", content="Please wait.")])],
+    )
+    assert polite.score(interaction).value == 1.0
