@@ -198,7 +198,7 @@ def test_headers_and_key() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 900)), max_size=40),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 900)), max_size=40),
     st.integers(1, 4),
 )
 def test_cutting_loses_nothing_and_keeps_the_limit(
@@ -209,16 +209,17 @@ def test_cutting_loses_nothing_and_keeps_the_limit(
     for number in range(3):
         group = request.resource_spans.add(schema_url=f"r{number}")
         group.resource.attributes.add(key="service.name").value.string_value = f"s{number}"
-        scope = group.scope_spans.add(schema_url=f"s{number}")
-        scope.scope.name = f"n{number}"
-        groups.append(scope)
+        for part in range(2):
+            scope = group.scope_spans.add(schema_url=f"s{number}")
+            scope.scope.name = f"n{part}"
+            groups.append(scope)
     wanted = []
     for number, (trace, group_number, size) in enumerate(items):
         made = with_attribute("x" * size)
         made.trace_id = bytes([trace + 1]) * 16
         made.span_id = number.to_bytes(7, "big") + b"s"
         groups[group_number].spans.append(made)
-        wanted.append((made.span_id, f"s{group_number}", f"n{group_number}"))
+        wanted.append((made.span_id, f"s{group_number // 2}", f"n{group_number % 2}"))
     limited = Ingest(CollectorSettings(max_record_bytes=2048), partitions=partitions, engine=engine)
     ingested = limited.traces(request)
     seen = []
