@@ -53,7 +53,7 @@ class Embedded:
         self._path = os.path.realpath(folder)
         try:
             self._connect: Callable[[str], Any] = chdb.connect
-            self._inserter = chdb.connect(self._path)
+            self._inserter = self._connect(self._path)
             self._prepare()
             common.set_setting("autogenerate_session_id", False)
             self.client = clickhouse_connect.get_client(
