@@ -21,7 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sinks.store_errors import STORE_ERRORS
 from stream.errors import StartError
@@ -52,7 +52,8 @@ class Embedded:
         self._lock_fd = _own(folder)
         self._path = os.path.realpath(folder)
         try:
-            self._connect: Callable[[str], Any] = chdb.connect
+            # chDB says nothing of its types, or that it has some, depending on how it was packaged.
+            self._connect = cast("Callable[[str], Any]", chdb.connect)
             self._inserter = self._connect(self._path)
             self._prepare()
             common.set_setting("autogenerate_session_id", False)
