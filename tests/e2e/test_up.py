@@ -6,10 +6,13 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
+import grpc
 import pytest
 from harness import Client, Process, wait_until
 from traces import request, trace
@@ -90,8 +93,6 @@ def test_a_stop_drains_and_the_store_answers_afterwards(make_process: Callable[.
     process = make_process(QUICK)
     process.start()
     client = Client(process.ports["grpc"])
-    import threading
-
     for number in range(40):
         assert client.send(request(trace(number)), threading.Event())
     client.close()
@@ -160,8 +161,6 @@ def test_when_the_log_is_full_spans_are_refused_and_acknowledged_ones_stay(
 ) -> None:
     process = make_process({**QUICK, "log": {"max_bytes": "2MiB"}})
     process.start()
-    import grpc
-
     client = Client(process.ports["grpc"])
     acknowledged = 0
     refused: grpc.RpcError | None = None
@@ -186,8 +185,6 @@ def test_when_the_log_is_full_spans_are_refused_and_acknowledged_ones_stay(
 
 
 def test_health_metrics_and_status_answer(make_process: Callable[..., Process], tmp_path: Path) -> None:
-    from urllib.request import urlopen
-
     process = make_process(QUICK)
     process.start()
     base = f"http://127.0.0.1:{process.ports['web']}"
@@ -210,3 +207,29 @@ def test_health_metrics_and_status_answer(make_process: Callable[..., Process], 
         "store",
         "alerter",
     }
+
+
+def test_silence_becomes_a_verdict_with_a_name(make_process: Callable[..., Process]) -> None:
+    rollout = {
+        "name": "r",
+        "incumbent": "v1",
+        "candidate": "v2",
+        "rubrics": ["refusal"],
+        "no_data_after": "3s",
+    }
+    process = make_process({**QUICK, "drift": {**QUICK["drift"], "lateness": "1s", "rollouts": [rollout]}})
+    process.start()
+    client = Client(process.ports["grpc"])
+    begun = time.time_ns() - 10 * 10**9
+    for number in range(20):  # ten seconds of event time
+        version = "v2" if number % 2 else "v1"
+        client.send(
+            request(trace(number, version=version, start_ns=begun + number * 10**9 // 2)), threading.Event()
+        )
+    client.close()
+    # Nothing more comes: only the heartbeats in the log can tell.
+    wait_until(
+        lambda: ("no_data",) in process.sql("SELECT DISTINCT state FROM verdicts WHERE rollout = 'r'"),
+        "a verdict that says no_data",
+    )
+    assert process.status()["ledger"]["heartbeat"]["beats"] >= 1
