@@ -51,7 +51,14 @@ class WebSettings(Settings):
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     token: Secret | None = None
-    """Bearer token asked for everything but health; required by you if the address is not loopback."""
+    """Bearer token asked for everything but health. Needed where `host` is not loopback."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> WebSettings:
+        loopback = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if self.enabled and self.token is None and not loopback:
+            raise ValueError(f"listening on {self.host} needs a token: set token: ${{env:NAME}}")
+        return self
 
 
 class LoggingSettings(Settings):
