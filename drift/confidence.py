@@ -7,7 +7,7 @@ import math
 import msgspec
 import numpy as np
 
-from drift.eprocess import GRID, Floats
+from drift.eprocess import GRID, Floats, log_mixture
 
 _SIDE = (
     0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5,
@@ -23,7 +23,7 @@ class ConfidenceSequence(msgspec.Struct):
 
         log B_m(c) = sum log(1 - c (d_i - v_i m) / (1 - m)),    log A_m(c) = sum log(1 + c (d_i - v_i m) / (1 + m)),
 
-    averaged over the fractions c. The upper end is the smallest m with B_m >= 2/alpha, the lower end the largest m
+    as a weighted mean over the fractions c. The upper end is the smallest m with B_m >= 2/alpha, the lower end the largest m
     with A_m >= 2/alpha. ``d`` is the weighted difference of a pair and ``v`` its weight (1 without sampling weights).
 
     With probability 1 - alpha the interval contains, at all times together, the average so far of the (conditional)
@@ -79,7 +79,4 @@ class ConfidenceSequence(msgspec.Struct):
 
 
 def _proven(logs: list[list[float]], bar: float) -> list[bool]:
-    values = np.asarray(logs)
-    top = values.max(axis=1)
-    means = top + np.log(np.exp(values - top[:, None]).mean(axis=1))
-    return [bool(mean >= bar) for mean in means]
+    return [bool(value >= bar) for value in log_mixture(np.asarray(logs))]

@@ -89,7 +89,7 @@ class Gate(msgspec.Struct):
                 continue
             # Sessions of about equal length are compared with each other: those that end in the first minutes of a
             # candidate are short ones, and length may go with quality.
-            stratum = (1 + (unit.end - unit.start) // bucket_ns).bit_length()
+            stratum = (1 + (unit.end - unit.start) // bucket_ns).bit_length(), unit.stratum
             side = candidates if unit.arm == self.candidate else incumbents
             for rubric, (evaluator, mean) in unit.means.items():
                 side.setdefault(rubric, []).append((evaluator, stratum, mean))

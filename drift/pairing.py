@@ -10,8 +10,11 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from drift.eprocess import Floats
+
+Ints = NDArray[np.int64]
 
 
 class UnitMean(msgspec.Struct, frozen=True):
@@ -52,18 +55,64 @@ def make_pairs(
     cap
         Largest weight that counts in full, > 0. To keep the test exact it must not depend on this bucket's scores.
     """
-    chosen = sorted(candidates, key=lambda unit: unit.key)[: len(incumbents)]
+    chosen = sorted(candidates, key=lambda unit: unit.key)
     others = sorted(incumbents, key=lambda unit: unit.key)
-    n = len(chosen)
+    z, difference, weight, _ = pair_arrays(
+        np.array([[unit.value for unit in chosen]]),
+        np.array([[unit.weight for unit in chosen]]),
+        np.array([len(chosen)]),
+        np.array([[unit.value for unit in others]]),
+        np.array([[unit.weight for unit in others]]),
+        np.array([len(others)]),
+        margin=margin,
+        cap=np.array([cap]),
+    )
+    return Pairs(z=z[0], difference=difference[0], weight=weight[0])
+
+
+def pair_arrays(
+    x_c: Floats,
+    w_c: Floats,
+    n_c: Ints,
+    x_i: Floats,
+    w_i: Floats,
+    n_i: Ints,
+    *,
+    margin: float,
+    cap: Floats,
+) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
+    """Make the pairs of :func:`make_pairs` for R rollouts at once.
+
+    Parameters
+    ----------
+    x_c, w_c, x_i, w_i
+        Values and sampling weights in pairing order, shapes (R, C) and (R, I); the first ``n_c`` and ``n_i`` (shape
+        (R,)) of a row are used.
+    cap
+        Shape (R,).
+
+    Returns
+    -------
+    (z, difference, weight, real)
+        Shape (R, n) with n the largest number of pairs of a row; where ``real`` is false there is no pair and all
+        else is 0.
+    """
+    pairs = np.minimum(n_c, n_i)
+    n = int(pairs.max(initial=0))
     if not n:
-        empty = np.empty(0)
-        return Pairs(z=empty, difference=empty, weight=empty)
-    g = max(1, len(others) // n)
-    x_c = np.array([unit.value for unit in chosen])[:, None]
-    v_c = np.minimum(np.array([unit.weight for unit in chosen]), cap)[:, None] / cap
-    x_i = np.array([unit.value for unit in others[: n * g]]).reshape(n, g)
-    v_i = np.minimum(np.array([unit.weight for unit in others[: n * g]]), cap).reshape(n, g) / cap
-    weights = v_c * v_i
-    weight = weights.mean(axis=1)
-    difference = (weights * (x_c - x_i)).mean(axis=1)
-    return Pairs(z=(difference + weight * margin) / (1.0 + margin), difference=difference, weight=weight)
+        empty = np.zeros((len(x_c), 0))
+        return empty, empty, empty, np.zeros(empty.shape, dtype=np.bool_)
+    real = np.arange(n) < pairs[:, None]
+    g = np.maximum(1, n_i // np.maximum(1, n_c))
+    place = np.arange(int(g[pairs > 0].max()))
+    # Pair k of a row has the g incumbents k g, ..., k g + g - 1.
+    chosen = np.arange(n)[:, None] * g[:, None, None] + place
+    used = (place < g[:, None, None]) & real[:, :, None]
+    row = np.arange(len(x_c))[:, None, None]
+    chosen = np.where(used, chosen, 0)
+    v_c = np.minimum(w_c[:, :n], cap[:, None])[:, :, None] / cap[:, None, None]
+    v_i = np.minimum(w_i[row, chosen], cap[:, None, None]) / cap[:, None, None]
+    weights = np.where(used, v_c * v_i, 0.0)
+    weight = weights.sum(axis=2) / g[:, None]
+    difference = (weights * (x_c[:, :n, None] - x_i[row, chosen])).sum(axis=2) / g[:, None]
+    return (difference + weight * margin) / (1.0 + margin), difference, weight, real

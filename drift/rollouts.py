@@ -87,6 +87,7 @@ class Rollouts:
                 value=score.value or 0.0,
                 weight=weight,
                 trace_id=score.trace_id if gated else "",
+                stratum=_stratum(score, rollout),
             ),
             is_session=score.unit_id != score.trace_id,
             close_step=self._step[name],
@@ -212,15 +213,22 @@ class Rollouts:
             if rollout is None or list(scope.attributes) != rollout.scope:
                 self._changed[scope.key] = self._changed_gates[scope.key] = None
                 continue
-            # Other rubrics are another test: its gates start anew.
+            # Other rubrics, or other bets than this version makes, are another test: its gates start anew.
             scope.gates = [
                 gate
                 for gate in msgspec.msgpack.decode(state.get(_GATES + scope.key, b"\x90"), type=list[Gate])
                 if [one.rubric for one in gate.rubrics] == rollout.rubrics
+                and all(one.process.fits() for one in gate.rubrics)
             ]
             self._scopes[scope.key] = scope
             self._keys[(scope.tenant, scope.rollout, *scope.attributes.values())] = scope.key
         self._units.restore(state)
+
+
+def _stratum(score: ScoreRecord, rollout: RolloutSettings) -> int:
+    if not rollout.strata:
+        return 0
+    return id_hash(*(score.cohort.get(attribute, "") for attribute in rollout.strata))
 
 
 def _verdict(scope: Scope, gate: Gate, rollout: RolloutSettings, finding: Finding, now: int) -> Verdict:

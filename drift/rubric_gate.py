@@ -17,7 +17,10 @@ from stream.records import VerdictState, WindowEvidence
 
 _WEIGHT_MEMORY = 16  # buckets whose sampling weights bound those of the next
 
-Scored = tuple[str, int, UnitMean]
+Stratum = tuple[int, int]
+"""Length class and hash of the covariates; only units of one stratum are paired."""
+
+Scored = tuple[str, Stratum, UnitMean]
 """Evaluator identity, stratum, mean of one unit."""
 
 
@@ -145,5 +148,5 @@ class RubricGate(msgspec.Struct):
         return windows[-1]
 
 
-def _of(stratum: int, units: list[Scored]) -> list[UnitMean]:
+def _of(stratum: Stratum, units: list[Scored]) -> list[UnitMean]:
     return [unit for _, one, unit in units if one == stratum]

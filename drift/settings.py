@@ -47,6 +47,9 @@ class RolloutSettings(Settings):
     """The cohort attribute that tells candidate and incumbent apart."""
     scope: list[str] = Field(default=["route", "prompt_name"], max_length=8)
     """Only units that are equal in these attributes are compared; must contain ``route``, the key of the topic."""
+    strata: list[str] = Field(default=[], max_length=4)
+    """Cohort attributes within which units are paired, for example ``[user_cohort]`` or an intent. Name what is known
+    about a request before it is answered and explains its score: decisions come sooner. Few values each."""
     incumbent: str = AUTO
     """Value of the arm attribute to compare with; ``auto``: the one with most recent units when a second appears."""
     candidate: str = AUTO
@@ -108,6 +111,8 @@ class RolloutSettings(Settings):
     def _consistent(self) -> RolloutSettings:
         if self.arm in self.scope:
             raise ValueError(f"{self.arm!r} tells the arms apart and so cannot be in scope too")
+        if self.arm in self.strata:
+            raise ValueError(f"{self.arm!r} tells the arms apart: units of one stratum would never meet")
         if self.incumbent != AUTO and self.incumbent == self.candidate:
             raise ValueError("incumbent and candidate are the same")
         return self

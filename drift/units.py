@@ -27,6 +27,7 @@ class Entry(NamedTuple):
     value: float
     weight: float
     trace_id: str
+    stratum: int = 0  # hash of the covariates within which units are paired
 
 
 class Unit(msgspec.Struct, array_like=True):
@@ -82,6 +83,7 @@ class ClosedUnit(NamedTuple):
     left_out: int  # scores that came after the session's end
     mixed: int  # rubrics left out because two evaluators scored the session
     means: dict[str, tuple[str, UnitMean]]  # rubric -> (evaluator identity, mean)
+    stratum: int = 0  # that of its first score
 
 
 class UnitTable:
@@ -251,4 +253,5 @@ def _close(unit: Unit) -> ClosedUnit:
         left_out=len(unit.entries) - len(inside),
         mixed=mixed,
         means=means,
+        stratum=min((entry.time_ns, entry.stratum) for entry in inside)[1],
     )

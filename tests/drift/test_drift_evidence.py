@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drift.confidence import ConfidenceSequence
-from drift.eprocess import GRID, BettingEProcess
-from drift.esr import ShiryaevRoberts
+from drift.eprocess import GRID, WEIGHTS, BettingEProcess
+from drift.esr import LATE_WEIGHTS, ShiryaevRoberts
 from drift.sample_ratio import SampleRatio
 
 observations = st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=40)
@@ -40,7 +40,7 @@ def test_the_e_process_is_the_mean_capital_in_any_order_and_cut(z: list[float], 
     process = BettingEProcess()
     process.update(np.array(shuffled[: len(z) // 2]))
     process.update(np.array(shuffled[len(z) // 2 :]))
-    by_hand = np.mean([math.prod(1 - c * one for one in z) for c in GRID])
+    by_hand = np.dot(WEIGHTS, [math.prod(1 - c * one for one in z) for c in GRID])
     assert process.value == pytest.approx(by_hand, rel=1e-9)
 
 
@@ -52,15 +52,22 @@ def test_e_sr_is_its_recursion(z: list[float], horizon: int) -> None:
     detector.update(np.array(z[cut:]))
     capitals = [0.0] * len(GRID)
     for j, one in enumerate(z, 1):
-        weight = 0.5 if j <= horizon else horizon**2 / (2 * j * (j + 1))
+        weight = 0.9 if j <= horizon else 0.1 * horizon**2 / (j * (j + 1))
         capitals = [(1 - c * one) * (m + weight) for c, m in zip(GRID, capitals, strict=True)]
-    assert detector.value == pytest.approx(np.mean(capitals), rel=1e-9)
+    assert detector.value == pytest.approx(np.dot(LATE_WEIGHTS, capitals), rel=1e-9)
 
 
 def test_the_weights_of_e_sr_sum_to_no_more_than_the_horizon() -> None:
     detector = ShiryaevRoberts(horizon=50)
     detector.update(np.zeros(200_000))  # z = 0 keeps every capital, so the value is the sum of the weights
-    assert 49.4 < detector.value <= 50.0
+    assert 49.8 < detector.value <= 50.0
+
+
+def test_the_shares_of_the_fractions_are_shares_and_no_bet_can_lose_everything() -> None:
+    for weights in (WEIGHTS, LATE_WEIGHTS):
+        assert len(weights) == len(GRID)
+        assert math.fsum(weights) <= 1.0 + 1e-12
+    assert max(GRID) < 1.0
 
 
 @given(observations, observations)
@@ -103,10 +110,10 @@ def test_false_alarms_of_both_detectors_are_bounded_under_the_hypothesis(distrib
     ):  # the same formulas over all runs at once; equality with the classes is tested above
         factors = 1 - np.outer(z[:, t], GRID)
         capital += np.log(factors)
-        weight = 0.5 if t < horizon else horizon**2 / (2 * (t + 1) * (t + 2))
+        weight = 0.9 if t < horizon else 0.1 * horizon**2 / ((t + 1) * (t + 2))
         shiryaev = factors * (shiryaev + weight)
-        e_alarm |= np.exp(capital).mean(axis=1) >= 1 / alpha
-        sr_alarm |= shiryaev.mean(axis=1) >= horizon / alpha
+        e_alarm |= np.exp(capital) @ np.array(WEIGHTS) >= 1 / alpha
+        sr_alarm |= shiryaev @ np.array(LATE_WEIGHTS) >= horizon / alpha
     e_alarms, sr_alarms = int(e_alarm.sum()), int(sr_alarm.sum())
     assert wilson_upper(e_alarms, runs) <= alpha
     assert wilson_upper(sr_alarms, runs) <= alpha
@@ -189,5 +196,5 @@ def test_exact_values_on_a_seeded_stream() -> None:
     process, detector = BettingEProcess(), ShiryaevRoberts(horizon=5000)
     process.update(z)
     detector.update(z)
-    assert process.value == pytest.approx(9.338352363, rel=1e-9)
-    assert detector.value == pytest.approx(416.589023, rel=1e-9)
+    assert process.value == pytest.approx(10.397849117, rel=1e-9)
+    assert detector.value == pytest.approx(893.105716, rel=1e-9)

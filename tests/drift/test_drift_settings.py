@@ -32,6 +32,7 @@ def test_durations_may_be_text() -> None:
         ({"rollouts": [{"name": "a"}, {"name": "a"}]}, "same name"),
         ({"rollouts": [{"scope": ["prompt_name"]}]}, "scope must contain route"),
         ({"rollouts": [{"arm": "route"}]}, "cannot be in scope"),
+        ({"rollouts": [{"strata": ["prompt_version"]}]}, "would never meet"),
         ({"rollouts": [{"incumbent": "a", "candidate": "a"}]}, "the same"),
         ({"rollouts": [{"rubrics": ["a", "a"]}]}, "named twice"),
         ({"rollouts": [{"rubrics": []}]}, "at least 1"),

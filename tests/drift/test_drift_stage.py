@@ -149,6 +149,48 @@ def test_sessions_are_one_observation_each(streams: Any) -> None:
     ]  # v1 first appears .5 s after v2: what began before is left out
 
 
+def test_units_are_paired_within_their_strata(streams: Any) -> None:
+    """Given easy and hard requests that both arms answer alike, I expect every pair to be a draw."""
+
+    def evidence(strata: list[str]) -> Any:
+        rng = streams_rng(21)
+        items = []
+        for i in range(600):
+            hard = bool(rng.random() < 0.5)
+            arm = "v2" if rng.random() < 0.3 else "v1"
+            cohort = {"route": "support", "prompt_version": arm, "user_cohort": "hard" if hard else "easy"}
+            items.append(streams.score(0.05 * i, 0.2 if hard else 0.9, arm=arm, number=i, cohort=cohort))
+        feed = streams.Feed(streams.demo_settings(rollout={"incumbent": "v1", "strata": strata}))
+        feed.feed(streams.to_records([*items, Heartbeat(time_unix_nano=streams.T0 + 60 * 10**9)]))
+        return feed.verdicts[-1].evidence
+
+    split, mixed = evidence(["user_cohort"]), evidence([])
+    assert split.mean_difference == pytest.approx(0.0, abs=1e-12)
+    assert split.pairs > 100
+    assert abs(mixed.mean_difference) > 0.001
+    assert split.interval_low > mixed.interval_low
+
+
+def test_a_session_belongs_to_the_stratum_of_its_first_score(streams: Any) -> None:
+    def pairs(first: str) -> int:
+        items = []
+        for arm, unit, cohort in (("v1", "a", "x"), ("v2", "b", first)):
+            for at, value in ((1.0, cohort), (2.0, "z")):
+                items.append(
+                    streams.score(
+                        at, 0.5, arm=arm, unit_id=unit,
+                        cohort={"route": "support", "prompt_version": arm, "user_cohort": value},
+                    )
+                )  # fmt: skip
+        beats = [Heartbeat(time_unix_nano=streams.T0 + at * 10**9) for at in (10, 20, 30)]
+        rollout = {"incumbent": "v1", "strata": ["user_cohort"], "min_units": 2}
+        feed = streams.Feed(streams.demo_settings(rollout=rollout))
+        feed.feed(streams.to_records([*reversed(items), *beats]))
+        return int(feed.verdicts[-1].evidence.pairs)
+
+    assert (pairs("x"), pairs("y")) == (1, 0)
+
+
 def test_alike_scores_within_sessions_keep_the_error_rate(streams: Any) -> None:
     """A/A with sessions of 1 to 10 scores of which four in five repeat the session's own level (ICC .8)."""
 

@@ -1,0 +1,296 @@
+"""Error rates and delays of the canary gate, by simulation with the stage's own mathematics.
+
+    python bench/statistics.py [--runs 2000] [--seed 2026] [--only NAME ...] [--write]
+
+Every table names its seed. Shares come with 95 % Wilson intervals. ``--write`` puts the tables into
+docs/statistics.md. All of it takes about ten minutes on one core; ``--runs 100`` gives a first look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# Python puts the folder of a script first, where this file would be found as the standard library's "statistics" and
+# drift.py as the package of that name; last, it gives the modules beside this one only.
+_HERE = Path(__file__).resolve().parent
+sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != _HERE]
+sys.path += [str(_HERE.parent), str(_HERE)]
+
+import numpy as np  # noqa: E402
+from peer_rules import Adwin, ArmSums, asymptotic_sequence, threshold_rule, z_test  # noqa: E402
+from score_streams import (  # noqa: E402
+    DAY,
+    HEALTHY,
+    Intents,
+    Stream,
+    one_level_lower,
+    steady,
+    worthless,
+)  # fmt: skip
+from vector_gate import VectorGate  # noqa: E402
+
+from drift.settings import RolloutSettings  # noqa: E402
+
+_PAGE = _HERE.parent / "docs" / "statistics.md"
+_BEGIN, _END = "<!-- bench/statistics.py -->", "<!-- /bench/statistics.py -->"
+NEVER = 10**9
+
+
+def wilson(hits: int, runs: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a share."""
+    p = hits / runs
+    centre, spread = p + z * z / (2 * runs), z * math.sqrt(p * (1 - p) / runs + z * z / (4 * runs * runs))
+    return max(0.0, (centre - spread) / (1 + z * z / runs)), (centre + spread) / (1 + z * z / runs)
+
+
+def gate_settings(margin: float, **more: Any) -> RolloutSettings:
+    return RolloutSettings(rubrics=["quality"], margin=margin, **more)
+
+
+class FirstAlarm:
+    """When each rollout was first called bad, in minutes from 1."""
+
+    def __init__(self, runs: int) -> None:
+        self.minute = np.full(runs, NEVER)
+
+    def note(self, at: int, alarmed: Any) -> None:
+        self.minute[alarmed & (self.minute == NEVER)] = at
+
+    def share(self, within: int) -> str:
+        hits, runs = int((self.minute <= within).sum()), len(self.minute)
+        low, high = wilson(hits, runs)
+        return f"{hits / runs:.3f} ({low:.3f}–{high:.3f})"
+
+    def median(self, limit: int) -> str:
+        value = float(np.median(self.minute))
+        return f"{value:g}" if value <= limit else f"> {limit}"
+
+
+def follow(stream: Stream, settings: RolloutSettings, runs: int, minutes: int, seed: int) -> FirstAlarm:
+    """Run one gate per rollout over the stream; stop when all have alarmed."""
+    rng = np.random.default_rng(seed)
+    gate, alarm = VectorGate(runs, settings), FirstAlarm(runs)
+    for at in range(minutes):
+        alarm.note(at + 1, gate.step(stream(rng, at, runs)))
+        if gate.regressed.all():
+            break
+    return alarm
+
+
+def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield ""
+    yield title
+    yield ""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def false_rollbacks(runs: int, seed: int) -> Iterator[str]:
+    """Healthy candidates, margin 0 (the hardest case of the hypothesis), looked at every minute for a day."""
+    settings = gate_settings(0.0)
+
+    def rows() -> Iterator[Sequence[str]]:
+        for place, (name, stream) in enumerate(HEALTHY.items()):
+            alarm = follow(stream, settings, runs, DAY, seed + place)
+            yield name, str(int((alarm.minute <= DAY).sum())), alarm.share(60), alarm.share(DAY)
+
+    yield from table(
+        f"**False rollbacks.** {runs} healthy candidates per row, 24 h, margin 0, alpha .05; seeds {seed} to "
+        f"{seed + len(HEALTHY) - 1}. Share with 95 % Wilson interval.",
+        ("stream", f"rolled back of {runs}", "share in 1 h", "share in 24 h"),
+        rows(),
+    )
+
+
+def compare(stream: Stream, runs: int, minutes: int, seed: int) -> dict[str, FirstAlarm]:
+    """Run the gate and the peers' rules side by side on the same scores."""
+    rng = np.random.default_rng(seed)
+    gates = {
+        "gate, margin 0": VectorGate(runs, gate_settings(0.0)),
+        "gate, margin .02 (default)": VectorGate(runs, gate_settings(0.02)),
+    }
+    sums, adwin = ArmSums(runs), Adwin(runs)
+    rules: dict[str, Callable[[ArmSums], Any]] = {
+        "15-min mean more than .05 lower": threshold_rule,
+        "15-min z-test, p < .05": z_test,
+        "asymptotic sequence (GrowthBook)": asymptotic_sequence,
+    }
+    alarms = {name: FirstAlarm(runs) for name in (*gates, *rules, "ADWIN (river)")}
+    for at in range(1, minutes + 1):
+        minute = stream(rng, at - 1, runs)
+        for name, gate in gates.items():
+            alarms[name].note(at, gate.step(minute))
+        sums.add(minute)
+        for name, rule in rules.items():
+            alarms[name].note(at, rule(sums))
+        alarms["ADWIN (river)"].note(at, adwin.step(minute))
+    alarms["always fire"] = FirstAlarm(runs)
+    alarms["always fire"].minute[:] = 1
+    alarms["never fire"] = FirstAlarm(runs)
+    return alarms
+
+
+def comparison(runs: int, seed: int) -> Iterator[str]:
+    """False rollbacks and delays of the gate and of other rules."""
+    healthy = compare(steady(), runs, DAY, seed)
+    limits = {0.2: 240, 0.1: 480, 0.05: DAY}
+    bad = {
+        drop: compare(steady(drop=drop), runs, limit, seed + 1 + place)
+        for place, (drop, limit) in enumerate(limits.items())
+    }
+    yield from table(
+        f"**Beside other rules**, on the same scores: 5 candidate and 45 incumbent units per minute, looked at every "
+        f"minute. {runs} rollouts per column; seeds {seed} to {seed + 3}. Drops: a share of the answers is one level "
+        "worse. Delays are medians in minutes, without lateness and idle time.",
+        ("rule", "false in 1 h", "false in 24 h", "drop .2", "drop .1", "drop .05"),
+        (
+            (name, alarm.share(60), alarm.share(DAY), *(bad[d][name].median(limits[d]) for d in limits))
+            for name, alarm in healthy.items()
+        ),
+    )
+
+
+def other_drops(runs: int, seed: int) -> Iterator[str]:
+    """The same drops by worthless answers, which have a larger spread."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for margin in (0.0, 0.02):
+            medians = [
+                follow(steady(drop=drop, harm=worthless), gate_settings(margin), runs, DAY, seed).median(DAY)
+                for drop in (0.2, 0.1, 0.05)
+            ]
+            yield f"{margin:g}", *medians
+
+    yield from table(
+        f"**Drops by worthless answers** (a share of them gets 0; standard deviation up to .41). Median minutes, {runs} "
+        f"rollouts, seed {seed}.",
+        ("margin", "drop .2", "drop .1", "drop .05"),
+        rows(),
+    )
+
+
+def late_onset(runs: int, seed: int) -> Iterator[str]:
+    """A candidate that goes bad after 3,600 clean pairs."""
+    clean = 720
+
+    def rows() -> Iterator[Sequence[str]]:
+        for harm, name in ((one_level_lower, "one level worse"), (worthless, "worthless answers")):
+            medians = []
+            for drop, limit in ((0.2, 200), (0.1, 300), (0.05, 600)):
+                stream = steady(drop=drop, bad_from=clean, harm=harm)
+                alarm = follow(stream, gate_settings(0.02), runs, clean + limit, seed)
+                late = alarm.minute[alarm.minute > clean]
+                pairs = 5 * (float(np.median(late)) - clean)
+                medians.append(f"{pairs:g}" if pairs <= 5 * limit else f"> {5 * limit}")
+            yield name, *medians
+
+    yield from table(
+        f"**Late onset**: pairs from the change to `regressed` after 3,600 clean pairs, margin .02, `max_units` 5,000. "
+        f"Medians of {runs} rollouts, seed {seed}.",
+        ("kind of drop", "drop .2", "drop .1", "drop .05"),
+        rows(),
+    )
+
+
+def fast_traffic(runs: int, seed: int) -> Iterator[str]:
+    """Ten scores a second, a canary of 20 %."""
+    medians = [
+        follow(steady(120, 480, drop=0.1), gate_settings(margin), runs, 60, seed).median(60)
+        for margin in (0.0, 0.02)
+    ]
+    yield from table(
+        f"**10 scores per second, canary of 20 %, drop .1.** Median minutes of {runs} rollouts, seed {seed}.",
+        ("margin 0", "margin .02"),
+        [medians],
+    )
+
+
+def paired_within_strata(
+    drop: float, margin: float, minutes: int, runs: int, seed: int
+) -> tuple[FirstAlarm, FirstAlarm]:
+    """Return the alarms of a gate without strata and of one with, on the same scores."""
+    rng = np.random.default_rng(seed)
+    intents = Intents(drop)
+    gates = [VectorGate(runs, gate_settings(margin)) for _ in range(2)]
+    alarms = (FirstAlarm(runs), FirstAlarm(runs))
+    for at in range(1, minutes + 1):
+        for gate, alarm, minute in zip(gates, alarms, intents.minute(rng, runs), strict=True):
+            alarm.note(at, gate.step(minute))
+        if all(gate.regressed.all() for gate in gates):
+            break
+    return alarms
+
+
+def covariate(runs: int, seed: int) -> Iterator[str]:
+    """Pairing within the strata of a known covariate against pairing without."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for margin in (0.0, 0.02):
+            for drop in (0.2, 0.1, 0.05):
+                plain, split = paired_within_strata(drop, margin, DAY, runs, seed)
+                saved = 1.0 - float(np.median(split.minute)) / float(np.median(plain.minute))
+                yield f"{margin:g}", f"{drop:g}", plain.median(DAY), split.median(DAY), f"{saved:.0%}"
+        _, split = paired_within_strata(0.0, 0.0, DAY, runs, seed)
+        yield "0", "none (healthy)", "", f"false in 24 h: {split.share(DAY)}", ""
+
+    yield from table(
+        f"**Known covariate** (`strata`): four intents that explain {Intents().explained():.0%} of the variance, 5 + 45 "
+        f"per minute. Median minutes of {runs} rollouts, seed {seed}, both columns on the same scores.",
+        ("margin", "drop", "without strata", "with strata", "time saved"),
+        rows(),
+    )
+
+
+TABLES: dict[str, Callable[[int, int], Iterator[str]]] = {
+    "false_rollbacks": false_rollbacks,
+    "comparison": comparison,
+    "other_drops": other_drops,
+    "late_onset": late_onset,
+    "fast_traffic": fast_traffic,
+    "covariate": covariate,
+}
+
+
+def write(lines: Sequence[str], page: Path = _PAGE) -> None:
+    """Replace what stands between the two markers of the page."""
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(_BEGIN)
+    _, after = rest.split(_END)
+    body = "\n".join(lines).strip("\n")
+    page.write_text(f"{before}{_BEGIN}\n\n{body}\n\n{_END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES))
+    parser.add_argument("--write", action="store_true", help="put all tables into docs/statistics.md")
+    options = parser.parse_args()
+    if options.write and set(options.only) != set(TABLES):
+        parser.error("--write needs all tables")
+    lines: list[str] = []
+    for place, name in enumerate(TABLES):
+        if name not in options.only:
+            continue
+        begin = time.perf_counter()
+        for line in TABLES[name](options.runs, options.seed + 100 * place):
+            lines.append(line)
+            print(line, flush=True)
+        print(f"[{name}: {time.perf_counter() - begin:.0f} s]", file=sys.stderr, flush=True)
+    if options.write:
+        write(lines)
+
+
+if __name__ == "__main__":
+    main()
