@@ -27,6 +27,7 @@ from stream.errors import DriftgateError, Permanent, StartError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN_PATHS = ("/livez", "/readyz")
 _MAX_BODY = 64 << 10
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Operations(Protocol):
@@ -103,9 +104,13 @@ class Web:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), self._token.encode()):
                 return web.json_response({"error": "a bearer token is needed"}, status=401)
-        if request.method == "POST" and not self._token and request.content_type != "application/json":
-            # Without a token, this is what keeps a web page in the user's browser from acting here.
-            return web.json_response({"error": "send Content-Type: application/json"}, status=415)
+        if not self._token:
+            # Without a token, this is what keeps a web page in the user's browser from reading or acting here: it
+            # cannot name us as its host (a rebound DNS name is another), nor send JSON without asking first.
+            if request.url.host not in {*_LOOPBACK, self._settings.host}:
+                return web.json_response({"error": "call it localhost, or set web.token"}, status=421)
+            if request.method == "POST" and request.content_type != "application/json":
+                return web.json_response({"error": "send Content-Type: application/json"}, status=415)
         try:
             return await handler(request)
         except Permanent as error:
