@@ -103,6 +103,28 @@ def test_poison_becomes_a_dead_letter_alone_and_its_neighbours_pass(log: SqliteL
     assert log.counters()["doubler"] == {"values": 3, "poisoned": 1, "rejects": 1}
 
 
+class Holder(Doubler):
+    """Still needs its first record: an undecided trace."""
+
+    name = "holder"
+
+    def process(self, batch: Batch) -> Result:
+        result = super().process(batch)
+        result.outputs = []
+        result.commit = {("in", 0): 0}
+        return result
+
+
+def test_poison_does_not_let_go_of_what_the_stage_still_holds(log: SqliteLog) -> None:
+    def trouble(values: list[bytes]) -> None:
+        if b"poison" in values:
+            raise KeyError("bug")
+
+    _append(log, b"held", b"poison", b"later")
+    _run(log, Holder(trouble), lambda: log.counters().get("holder", {}).get("poisoned") == 1)
+    assert log.committed()["holder"] == {("in", 0): 0}
+
+
 def test_a_stage_that_waits_commits_nothing_says_so_and_goes_on(log: SqliteLog) -> None:
     open_again = threading.Event()
 
