@@ -10,7 +10,6 @@ Whatever cannot be scanned in full is :class:`collector.redaction.rule.Unscannab
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -19,11 +18,12 @@ import msgspec
 import re2
 
 from collector.redaction import view as view_module
+from collector.redaction.context import Context, HintRules, before, words_of
 from collector.redaction.json_text import JsonText
 from collector.redaction.operator import Operators
 from collector.redaction.pattern import latin1, utf8, without_anchors
 from collector.redaction.policy import effective_rules, policy_version, self_test
-from collector.redaction.rule import CONTEXT_BYTES, REPLACED, Hit, Rule, Unscannable
+from collector.redaction.rule import REPLACED, Hit, Rule, Span, Unscannable
 from collector.redaction.view import View, views
 from collector.settings import RedactionSettings
 
@@ -70,17 +70,26 @@ class Engine:
         self._max_candidates = self._settings.max_candidates
         self._patterns = [utf8(rule.pattern, rule.name, captures=True) for rule in self.rules]
         self._value_group = [pattern.groupindex.get(b"value", 0) for pattern in self._patterns]
-        self._contexts = [_context(rule.context) for rule in self.rules]
+        self._contexts = [Context(rule.context) if rule.context else None for rule in self.rules]
+        self._hint_rules = HintRules(self.rules)
         self._compile_gates()
         self_test(self, self.rules)
         # Only now: an allowed text may be a rule's example.
         self._allow = frozenset(text.encode() for text in self._settings.allow)
 
     def _compile_gates(self) -> None:
-        own = {rule.gate for rule in self.rules if rule.gate}
+        derived = {
+            index: without_anchors(rule.pattern)
+            for index, rule in enumerate(self.rules)
+            if not (rule.gate or rule.announced or rule.keys)
+        }
+        opens = [
+            context.gate if rule.announced and context is not None else rule.gate
+            for rule, context in zip(self.rules, self._contexts, strict=True)
+        ]
+        own = {gate for gate in opens if gate}
         gates = [view_module.GATE, *sorted(own)]
         self._locators = [latin1("|".join(f"(?:{gate})" for gate in gates).encode("latin-1"))]
-        derived = {rule.pattern: without_anchors(rule.pattern) for rule in self.rules if not rule.gate}
         if derived:
             # A user's pattern may ask for characters that JSON escapes, so each text with a backslash is looked at.
             joined = "|".join(f"(?:{gate})" for gate in (r"\\", *derived.values()))
@@ -93,9 +102,9 @@ class Engine:
         self._set = re2.Set.SearchSet(options)
         for gate in sorted(own):
             self._set.Add(gate.encode("latin-1"))
-            self._narrow.append([index for index, rule in enumerate(self.rules) if rule.gate == gate])
+            self._narrow.append([index for index, opened in enumerate(opens) if opened == gate])
         self._set.Compile()
-        self._always = [index for index, rule in enumerate(self.rules) if not rule.gate]
+        self._always = list(derived)
 
     # Finding
 
@@ -125,7 +134,7 @@ class Engine:
         """
         raw = text.encode("utf-8", "surrogatepass")
         work = _Work(self._max_candidates)
-        if self._suspects([raw]):
+        if self._suspects([raw], [""]):
             self._redact(raw, "", "default", work, 0)
         return frozenset(self.rules[index].name for index in work.rules)
 
@@ -146,7 +155,7 @@ class Engine:
         """
         found: dict[int, Redacted | Unscannable] = {}
         left = _BATCH * self._max_candidates
-        for index in self._suspects(texts):
+        for index in self._suspects(texts, hints):
             work = _Work(max(0, min(left, self._max_candidates)))
             try:
                 result = self._redact(texts[index], hints[index], tenant, work, 0)
@@ -170,8 +179,8 @@ class Engine:
                 found[index] = result
         return found
 
-    def _suspects(self, texts: Sequence[bytes]) -> list[int]:
-        """Return the indices of texts in which any gate is open, ascending."""
+    def _suspects(self, texts: Sequence[bytes], hints: Sequence[str]) -> list[int]:
+        """Return the indices of texts in which any gate is open, or whose hint asks for a closer look, ascending."""
         joined = b"\n".join(texts)
         ends = list(accumulate([len(text) + 1 for text in texts]))
         indices: set[int] = set()
@@ -183,6 +192,8 @@ class Engine:
                 last = bisect_right(ends, max(start, end - 1), first) if end > ends[first] else first
                 indices.update(range(first, min(last, len(texts) - 1) + 1))
                 position = ends[min(last, len(texts) - 1)]
+        if asking := self._hint_rules.asking(hints):
+            indices.update(index for index, hint in enumerate(hints) if hint in asking)
         return sorted(indices)
 
     def _redact(self, text: bytes, hint: str, tenant: str, work: _Work, depth: int) -> Redacted | None:
@@ -203,7 +214,7 @@ class Engine:
         entities: list[str] = []
         # Of two equal keys only the last was read, so such a text is written anew, without the first.
         changed = document.duplicates
-        for index in self._suspects(leaves):
+        for index in self._suspects(leaves, hints):
             result = self._redact(leaves[index], hints[index], tenant, work, depth + 1)
             if result is not None:
                 document.replace(index, result.text)
@@ -227,10 +238,14 @@ class Engine:
 
     def _hits_in(self, text: bytes, hint: str, work: _Work) -> list[Hit]:
         hits: list[Hit] = []
+        # An entity's name in a pseudonym can look like the word before a value.
+        replaced = [match.span() for match in REPLACED.finditer(text)] if b"pii:" in text else []
         members = self._set.Match(text) if self._narrow else None
         candidates = [*self._always]
         for member in members or ():
             candidates += self._narrow[member]
+        if hint and (asked := self._hint_rules.of(hint)):
+            candidates += [index for index in asked if index not in candidates]
         for index in candidates:
             rule, group = self.rules[index], self._value_group[index]
             for match in self._patterns[index].finditer(text):
@@ -240,14 +255,19 @@ class Engine:
                 if start == end:
                     continue
                 work.spend()
-                if (context := self._contexts[index]) is not None:
-                    before = REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start])
-                    if not (context.search(before.lower()) or context.search(hint.lower().encode())):
-                        continue
+                context = self._contexts[index]
+                if context is not None and not (
+                    context.announces(before(text, start)) or context.announces(words_of(hint))
+                ):
+                    continue
                 spans = ((start, end),) if rule.check is None else rule.check(text, start, end, hint)
                 for low, high in spans:
                     found = text[low:high]
-                    if found not in self._allow and not REPLACED.fullmatch(found):
+                    if (
+                        found not in self._allow
+                        and not REPLACED.fullmatch(found)
+                        and not (replaced and _within(replaced, low, high))
+                    ):
                         hits.append(Hit(low, high, index))
                         work.rules.add(index)
         return hits
@@ -295,6 +315,12 @@ class _Work:
             raise Unscannable("too_many_candidates", "there are more candidate matches than max_candidates")
 
 
+def _within(spans: Sequence[Span], low: int, high: int) -> bool:
+    """Whether one of ``spans``, which are in order, holds all of ``low`` to ``high``."""
+    index = bisect_right(spans, (low, high)) - 1
+    return any(first <= low and high <= last for first, last in spans[max(0, index) : index + 2])
+
+
 def _mapped(view: View, hits: list[Hit]) -> list[Hit]:
     return [Hit(*view.origin(hit.start, hit.end), hit.rule) for hit in hits]
 
@@ -310,14 +336,3 @@ def _without_escape_letter(hit: Hit, text: bytes, starts: set[tuple[int, int]]) 
     ):
         return Hit(start + 1, hit.end, hit.rule)
     return hit
-
-
-def _context(words: Sequence[str]) -> re.Pattern[bytes] | None:
-    """Return a pattern of ``words``. Short words must stand alone: ``tel`` is not in ``hotel``."""
-    if not words:
-        return None
-    parts = [
-        rf"(?<![a-z]){re.escape(word.lower())}(?![a-z])" if len(word) <= 4 else re.escape(word.lower())
-        for word in words
-    ]
-    return re.compile("|".join(parts).encode())

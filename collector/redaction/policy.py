@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collector.redaction.engine import Engine
 
 # Part of the policy version: raised when the engine itself finds more, or less, with the same rules.
-_ENGINE = "1"
+_ENGINE = "2"
 _OFFSETS = (0, 1, 7, 15, 31, 63)
 
 
@@ -76,11 +76,14 @@ def policy_version(settings: RedactionSettings, rules: Sequence[Rule]) -> str:
     for rule in rules:
         check = getattr(rule.check, "__qualname__", "")
         parts += (rule.name, rule.gate, rule.pattern, check, validators.get(rule.name, ""), *rule.context)
+        parts += (str(rule.announced), rule.keys)
     return stable_id(*parts)[:12]
 
 
 def self_test(engine: Engine, rules: Sequence[Rule]) -> None:
-    """Try every rule's examples: as they are, behind text of many lengths, at the end, and inside JSON.
+    """Try every rule's examples: those of users behind text of many lengths and inside JSON, the built-in ones cut off.
+
+    The tests try the built-in ones in every form; at each start that would take a second.
 
     Raises
     ------
@@ -88,6 +91,7 @@ def self_test(engine: Engine, rules: Sequence[Rule]) -> None:
         A rule misses what it must match, or matches what it must not; the message names rule and example.
     """
     names: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    known = {example for rule in built_in_rules() for example in rule.must_match}
     for rule in rules:
         must, must_not = names.setdefault(rule.name, ({}, {}))
         must.update(dict.fromkeys(rule.must_match))
@@ -95,7 +99,7 @@ def self_test(engine: Engine, rules: Sequence[Rule]) -> None:
     for name, (must, must_not) in names.items():
         for wanted, examples in ((True, must), (False, must_not)):
             for number, example in enumerate(examples, 1):
-                for form in _forms(example) if wanted else (example,):
+                for form in forms(example, known_good=example in known) if wanted else (example,):
                     if (name in engine.entities_in(form)) != wanted:
                         # The example itself is not shown: a user's may be real.
                         raise ConfigError(
@@ -104,10 +108,14 @@ def self_test(engine: Engine, rules: Sequence[Rule]) -> None:
                         )
 
 
-def _forms(example: str) -> list[str]:
-    forms = ["." * offset + " " + example for offset in _OFFSETS]
-    forms += (example, example + "\n", f"\n{example}\n")
+def forms(example: str, *, known_good: bool = False) -> list[str]:
+    """Return the texts in which an example is tried: with ``known_good`` only the hardest."""
     inside = example.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    # The second one is cut off, so it can only be read as text with escapes.
-    forms += (f'{{"content":"a\\n{inside}\\n"}}', f'[{{"content":"a\\n{inside}\\n", "role')
-    return forms
+    # It can only be read as text with escapes.
+    cut_off = f'[{{"content":"a\\n{inside}\\n", "role'
+    if known_good:
+        return [cut_off]
+    made = ["." * offset + " " + example for offset in _OFFSETS]
+    made += (example, example + "\n", f"\n{example}\n")
+    made += (f'{{"content":"a\\n{inside}\\n"}}', cut_off)
+    return made

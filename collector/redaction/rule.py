@@ -40,7 +40,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     check
         Narrows a candidate down; without one the candidate is the entity.
     context
-        Words, lower case, of which one must stand within 48 bytes before the candidate or in the attribute's key.
+        Words, lower case, of which one must stand within 48 bytes before the candidate or in the attribute's key. A space
+        stands for a space, a dot, a dash, an underscore, or nothing.
+    announced
+        The context words are the gate, in place of ``gate``.
+    keys
+        Pattern (lower case) of attribute keys; the rule is tried on the values under such keys, and on nothing else.
     canonical
         Form in which equal values are equal (digits only, lower case); pseudonyms are made of it.
     keep_last
@@ -50,10 +55,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    gate: str
+    gate: str = ""
     pattern: str
     check: Check | None = None
     context: tuple[str, ...] = ()
+    announced: bool = False
+    keys: str = ""
     canonical: Callable[[str], str] | None = None
     keep_last: int = 0
     must_match: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterator
 
@@ -34,6 +35,36 @@ def left_standalone(text: bytes, start: int, end: int, hint: str) -> Iterator[Sp
     """Accept a candidate that no letter or digit touches from the left; its pattern decides where it ends."""
     if not is_word(text, start - 1):
         yield start, end
+
+
+def standard_number(module: str) -> Check:
+    """Return a check that accepts what stands alone and what ``stdnum.<module>`` calls valid."""
+    valid: Callable[[str], bool] | None = None
+
+    def check(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+        nonlocal valid
+        if is_word(text, start - 1) or is_word(text, end) or continues(text, start, end):
+            return
+        if valid is None:
+            valid = importlib.import_module(f"stdnum.{module}").is_valid
+        if valid(text[start:end].decode("utf-8", "replace")):
+            yield start, end
+
+    check.__qualname__ = f"standard_number({module})"
+    return check
+
+
+def continues(text: bytes, start: int, end: int) -> bool:
+    """Whether ``text[start:end]`` is a part of a longer number: decimals, a version, an identifier."""
+    return (text[start - 1 : start] in (b".", b"-", b",") and is_digit(text, start - 2)) or (
+        text[end : end + 1] in (b".", b"-", b",") and is_digit(text, end + 1)
+    )
+
+
+def entropy(text: bytes) -> float:
+    """Return the Shannon entropy of the bytes of ``text``, in bits per byte."""
+    counts = [text.count(byte) for byte in set(text)]
+    return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
 def luhn(digits: str) -> bool:

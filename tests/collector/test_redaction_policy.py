@@ -76,14 +76,13 @@ def test_another_key_gives_another_pseudonym(key: dict[str, Any], monkeypatch: p
     assert engine(**key).redact("a@example.com", hint="user.id")[0] != before
 
 
-@pytest.mark.parametrize("entity", sorted({rule.name for rule in built_in_rules()}))
-def test_pseudonyms_and_masks_are_never_found_again(entity: str, key: dict[str, Any]) -> None:
-    rule = next(rule for rule in built_in_rules() if rule.name == entity)
-    for operator in ("pseudonym", "mask", "tag", "drop"):
-        made = engine(default_operator=operator, **key)
+@pytest.mark.parametrize("operator", ["pseudonym", "mask", "tag", "drop"])
+def test_pseudonyms_and_masks_are_never_found_again(operator: str, key: dict[str, Any]) -> None:
+    made = engine(default_operator=operator, **key)
+    for rule in built_in_rules():
         for text in rule.must_match:
             output, _ = made.redact(text)
-            assert made.redact(output) == (output, ())
+            assert made.redact(output) == (output, ()), rule.name
 
 
 def test_a_pseudonym_without_a_key_is_refused() -> None:
@@ -142,7 +141,7 @@ def test_own_rule_with_context_and_validator() -> None:
         "must_match": ["Steuer-ID: 36574261809"],
         "must_not_match": ["36574261809", "tax id 36574261808"],
     }
-    made = engine(rules=[own])
+    made = engine(rules=[own], disable=["DE_TAX_ID"])
     assert made.redact("Tax ID 36574261809" + " and" * 12 + " order 36574261809")[0] == (
         "Tax ID [EMPLOYEE_ID]" + " and" * 12 + " order 36574261809"
     )

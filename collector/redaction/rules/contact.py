@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from collector.redaction.rule import CONTEXT_BYTES, REPLACED, Rule, Span
+from collector.redaction.context import before
+from collector.redaction.pattern import latin1
+from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_digit, is_word
 
 # RFC 5321 allows more, but "=", "/", "?" and so on are what stands before addresses, not in them.
@@ -17,10 +19,12 @@ _GROUP = re.compile(rb"[0-9]+")
 _NORTH_AMERICAN = re.compile(
     rb"(?:1[ .-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([.-]))[2-9][0-9]{2}[ .-][0-9]{4}"
 )
-_CALL = re.compile(
+_CALL = latin1(
     rb"phone|mobile|telefon|tele?fono|t[e\xc3\xa9]+l[e\xc3\xa9]+ph|handy|whatsapp|contact|call|dial|reach|sms"
-    rb"|(?<![a-z])(?:tel|cell|fax|ring|text)(?![a-z])"
+    rb"|(?:^|[^a-z])(?:tel|cell|fax|ring|text)(?:[^a-z]|$)"
 )
+# Dates are the most frequent runs of digit groups.
+_DATE = re.compile(rb"(?:19|20)[0-9]{2}[-./](?:0[1-9]|1[0-2])[-./][0-3][0-9](?![0-9])")
 # Where numbers written without a country code are tried, if a word says that a telephone number comes.
 _REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "AU", "IN", "BR")
 _MOST_DIGITS = 17  # 15 by ITU-T E.164, and two for a leading 00
@@ -62,8 +66,9 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
         yield start, stop
     if found or plus:
         return
-    before = REPLACED.sub(b"", text[max(0, start - CONTEXT_BYTES) : start]).lower()
-    announced = _CALL.search(before) or _CALL.search(hint.lower().encode())
+    if _DATE.match(text, start, end):
+        return
+    announced = _CALL.search(before(text, start).lower()) or _CALL.search(hint.lower().encode())
     # 00 begins many numbers; separators, or a word, tell a telephone number.
     if text[start : start + 2] == b"00" and (announced or len(ends) > 1):
         stop = _international(text, start, ends, plus=False)

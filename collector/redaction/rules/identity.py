@@ -8,7 +8,7 @@ from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_digit, is_word
 
 # Word in the text or key that makes nine bare digits a social security number.
-_CONTEXT = ("ssn", "social security", "social_security", "socialsecurity", "social-security")
+_CONTEXT = ("ssn", "social security")
 
 
 def _ssn(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
@@ -51,7 +51,7 @@ RULES = (
     ),
     Rule(
         name="US_SSN",
-        gate=_GATE,
+        announced=True,
         pattern=r"[0-9]{9}",
         check=_ssn,
         context=_CONTEXT,

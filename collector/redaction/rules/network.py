@@ -21,6 +21,11 @@ _ADDRESS = re.compile(
 )
 
 
+_DEVICE = re.compile(
+    rb"(?<![a-z])(?:mac|hwaddr|bssid|ether|ethernet|wifi|wlan|bluetooth|device|arp|link)(?![a-z])"
+)
+
+
 def _ipv4(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     """Accept four numbers up to 255 that are neither part of a version number nor the machine itself."""
     if is_word(text, start - 1) or is_word(text, end):
@@ -70,6 +75,23 @@ def _ipv6(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
         return
     if len(groups) == 8 and all(len(group) == 2 for group in groups):
         return
+    yield start, end
+
+
+def _mac(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept the address of one device: neither a group's, nor all equal, nor a time; a made-up one only with a word."""
+    separator = text[start + 2 : start + 3]
+    for index in (start - 1, end):
+        if is_word(text, index) or text[max(0, index) : index + 1] == separator:
+            return
+    octets = bytes.fromhex(text[start:end].replace(separator, b"").decode("ascii"))
+    if len(octets) != 6 or len(set(octets)) == 1 or octets[0] & 1:
+        return
+    written = text[start:end].lower()
+    if octets[0] & 2 or not any(0x61 <= byte <= 0x66 for byte in written):
+        around = text[max(0, start - 32) : start].lower() + b" " + hint.lower().encode()
+        if not _DEVICE.search(around):
+            return
     yield start, end
 
 
@@ -123,6 +145,26 @@ RULES = (
             "::1",
             "aa:bb:cc:dd:ee:ff:00:11",
             "dead::beef",
+        ),
+    ),
+    Rule(
+        name="MAC_ADDRESS",
+        gate=r"[0-9A-Fa-f](?:[:-][0-9A-Fa-f]{2}){3}",
+        pattern=r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}",
+        check=_mac,
+        canonical=lambda text: text.replace("-", ":").lower(),
+        must_match=(
+            "00:1a:2b:3c:4d:5e",
+            "mac address 02:42:ac:11:00:02",
+            "ether 3C-22-FB-10-20-30,",
+            "hwaddr=12:34:56:78:90:12",
+        ),
+        must_not_match=(
+            "aa:bb:cc:dd:ee:ff:00:11",
+            "20:24:08:06:12:30",
+            "ff:ff:ff:ff:ff:ff",
+            "02:42:ac:11:00:02",
+            "01:00:5e:7f:ff:fa",
         ),
     ),
 )

@@ -1,0 +1,117 @@
+"""Passwords and keys of no particular maker: what stands behind ``password:`` or ``api_key=``, or under such a key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from collector.redaction.rule import Rule, Span
+from collector.redaction.validator import entropy
+
+_LOGIN_WORDS = "pass(?:word|wd|phrase)|pwd|passcode|kennwort|passwort|contrase(?:ñ|n)a|mot de passe"
+_KEY_WORDS = (
+    "api[_. -]?key|apikey|secret[_. -]?key|client[_. -]?secret|access[_. -]?token|refresh[_. -]?token"
+    "|auth[_. -]?token|private[_. -]?key|signing[_. -]?key|encryption[_. -]?key|session[_. -]?secret|app[_. -]?secret"
+    "|bot[_. -]?token|x-api-key|webhook[_. -]?secret|secret|token|credentials?"
+)
+# Between the word and the value: quotes (of JSON, also escaped), one of : = =>, and one space.
+_BETWEEN = r"[\"'\\]{0,4} ?(?:[:=]|=>|:=) ?[\"'\\]{0,4}"
+_VALUE = r"[^\s\"'\\,;&<>()\[\]{}`|]"
+
+# Values that say where the secret is, or that there is none.
+_PLACEHOLDER = re.compile(
+    rb"[$%<{(].*|\*+|x+|\.+|-+|_+|(?:true|false|null|none|nil|undefined|required|optional|string|redacted|hidden|changeme"
+    rb"|your|example|empty|unset|default|invalid|missing|incorrect|wrong|expired)(?:[_-].*)?|.*(?:\.\.\.|\xe2\x80\xa6).*",
+    re.IGNORECASE | re.DOTALL,
+)
+# Names in code: password = request.form, self.password_1, os.environ.
+_NAME = re.compile(rb"[A-Za-z_]+(?:[._][A-Za-z_]+[0-9]?)*[.:!?]?|[0-9]{1,5}|[0-9.]+%?|https?:.*")
+_CLASSES = (re.compile(rb"[0-9]"), re.compile(rb"[a-z]"), re.compile(rb"[A-Z]"), re.compile(rb"[^0-9A-Za-z]"))
+_SHORTEST_PASSWORD = 6
+_SHORTEST_KEY = 16
+_LEAST_ENTROPY = 3.0
+
+
+def _password(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept six characters of two kinds or more that are neither a placeholder nor a name in code."""
+    end = start + len(text[start:end].rstrip(b".!?:"))
+    found = text[start:end]
+    if len(found) < _SHORTEST_PASSWORD or _PLACEHOLDER.fullmatch(found) or _NAME.fullmatch(found):
+        return
+    if sum(kind.search(found) is not None for kind in _CLASSES) >= 2:
+        yield start, end
+
+
+def _key(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept sixteen characters or more with digits and letters and an entropy of three bits or more each."""
+    end = start + len(text[start:end].rstrip(b".!?:"))
+    found = text[start:end]
+    if len(found) < _SHORTEST_KEY or _PLACEHOLDER.fullmatch(found) or _NAME.fullmatch(found):
+        return
+    if _CLASSES[0].search(found) and re.search(rb"[A-Za-z]", found) and entropy(found) >= _LEAST_ENTROPY:
+        yield start, end
+
+
+def _under_key(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept everything but placeholders: the key says what it is."""
+    if not _PLACEHOLDER.fullmatch(text[start:end]):
+        yield start, end
+
+
+RULES = (
+    Rule(
+        name="SECRET",
+        gate=rf"(?i)(?:{_LOGIN_WORDS.encode().decode('latin-1')})[^A-Za-z0-9]{{0,6}}[:=]",
+        pattern=rf"(?i)(?:{_LOGIN_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{4,256}})",
+        check=_password,
+        must_match=(
+            "password: hunter2!",
+            "my PWD=Tr0ub4dor&3 works",
+            "{'password': 'c0rrect-horse'}",
+            "Server=db;User Id=app;Password=" + "Zx9!kLm2;Encrypt=true",
+            '{"password":"c0rrect-horse"}',
+        ),
+        must_not_match=(
+            "password: required",
+            "password = request.form.password",
+            "password: ${DB_PASSWORD}",
+            "PASSWORD=********",
+            "password: <your password>",
+            "the password is wrong",
+        ),
+    ),
+    Rule(
+        name="SECRET",
+        gate=r"(?i)(?:key|secret|token|credentials?)[^A-Za-z0-9]{0,6}[:=]",
+        pattern=rf"(?i)(?:{_KEY_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{16,512}})",
+        check=_key,
+        must_match=(
+            "api_key=" + "9f8A7b6C5d4E3f2G1h0I",
+            "client_secret: " + "Zx81-kLm2_QwErTy77pq",
+            'X-Api-Key: "' + 'a1b2c3d4e5f6g7h8i9j0"',
+            "export AUTH_TOKEN=" + "q1w2e3r4t5y6u7i8o9p0aa",
+        ),
+        must_not_match=(
+            "api_key=os.environ.get",
+            "token: the_next_page_of_results",
+            "max_tokens=4096",
+            "secret = settings.client_secret_key",
+            "token=aaaaaaaaaaaaaaaaaaaa1",
+        ),
+    ),
+    Rule(
+        name="SECRET",
+        keys=(
+            r"(?:^|[._ -])(?:password|passwd|passphrase|pwd|api_?-?key|secret_?-?key|client_?-?secret|access_?token"
+            r"|refresh_?token|auth_?token|private_?key|secret_?access_?key|bot_?token|signing_?key)$"
+        ),
+        pattern=r"(?s)^\s*(?P<value>\S.+\S)\s*$",
+        check=_under_key,
+        must_match=(
+            '{"password":"c0rrect-horse-battery"}',
+            '{"apiKey":"9f8A7b6C5d4E3f2G1h0I"}',
+            '{"db":{"client_secret":"Zx81-kLm2_QwErTy77pq"}}',
+        ),
+        must_not_match=('{"password":null}', '{"password":"${DB_PASSWORD}"}', '{"passwords":"many of them"}'),
+    ),
+)

@@ -1,0 +1,82 @@
+"""Every built-in rule: its examples in every form, its words in keys, and what its words do not announce."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from collector.redaction.engine import Engine
+from collector.redaction.policy import built_in_rules, forms
+from collector.redaction.rule import Rule
+
+RULES = built_in_rules()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.name}-{rule.must_match[0][:12]}")
+def test_examples_in_every_form(engine: Engine, rule: Rule) -> None:
+    for example in rule.must_match:
+        for form in forms(example):
+            assert rule.name in engine.entities_in(form), form
+            output, _ = engine.redact(form)
+            assert engine.redact(output) == (output, ())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "entity"),
+    [
+        ("user.passport_number", "X12345678", "PASSPORT"),
+        ("passportNumber", "X12345678", "PASSPORT"),
+        ("customer.dateOfBirth", "1985-03-14", "BIRTH_DATE"),
+        ("dob", "03/14/1985", "BIRTH_DATE"),
+        ("patient.mrn", "00123456", "MEDICAL_ID"),
+        ("payment.routing_number", "111000025", "ABA"),
+        ("nhsNumber", "9434765870", "UK_NHS"),
+        ("customer.tfn", "123456782", "AU_TFN"),
+        ("tax_id", "36574261809", "DE_TAX_ID"),
+        ("db.password", "correct horse battery", "SECRET"),
+        ("clientSecret", "abcdefgh", "SECRET"),
+        ("api-key", "letmein", "SECRET"),
+        ("net.mac", "02:42:ac:11:00:02", "MAC_ADDRESS"),
+        ("user.ssn", "536904399", "US_SSN"),
+    ],
+)
+def test_a_key_announces(engine: Engine, key: str, value: str, entity: str) -> None:
+    assert engine.redact(value, hint=key) == (f"[{entity}]", (entity,))
+    assert engine.redact(value, hint="other") == (value, ())
+    assert json.loads(engine.redact(json.dumps({"a": [{key: value}]}))[0]) == {"a": [{key: f"[{entity}]"}]}
+
+
+@pytest.mark.parametrize("value", ["true", "${DB_PASSWORD}", "********", "<password>", "[SECRET]", "null"])
+def test_placeholders_under_a_key_stay(engine: Engine, value: str) -> None:
+    assert engine.redact(value, hint="db.password") == (value, ())
+
+
+@pytest.mark.parametrize("key", ["adobe", "database", "kidney", "hotelier", "mydobby", "passwords_changed"])
+def test_short_words_inside_others_announce_nothing(engine: Engine, key: str) -> None:
+    assert engine.redact("03/14/1985", hint=key)[1] == ()
+    assert engine.redact(f"{key} 111000025, {key}: 1985-03-14")[1] == ()
+
+
+def test_context_does_not_reach_far(engine: Engine) -> None:
+    near = "NHS number of the patient is 9434765870"
+    assert engine.redact(near)[1] == ("UK_NHS",)
+    assert engine.redact("NHS " + "and so on " * 6 + "9434765870")[1] == ()
+
+
+def test_many_keys_are_remembered_and_forgotten(engine: Engine) -> None:
+    document = {f"key{number}": "03/14/1985" for number in range(9000)} | {"dob": "03/14/1985"}
+    output, entities = engine.redact(json.dumps(document))
+    assert entities == ("BIRTH_DATE",)
+    assert json.loads(output)["dob"] == "[BIRTH_DATE]"
+
+
+def test_the_page_names_every_entity() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "collector.md").read_text()
+    assert [rule.name for rule in RULES if f"`{rule.name}`" not in page] == []
