@@ -23,6 +23,7 @@ sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != _H
 sys.path += [str(_HERE.parent), str(_HERE)]
 
 import numpy as np  # noqa: E402
+from cohort_drift import Cohort, run_lengths  # noqa: E402
 from peer_rules import Adwin, ArmSums, asymptotic_sequence, threshold_rule, z_test  # noqa: E402
 from score_streams import (  # noqa: E402
     DAY,
@@ -249,6 +250,54 @@ def covariate(runs: int, seed: int) -> Iterator[str]:
     )
 
 
+def time_to_false_alarm(runs: int, seed: int) -> Iterator[str]:
+    """The detector on the edge of its hypothesis and with the margin that healthy cohorts have."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for place, (threshold, excess) in enumerate(((300, 0.0), (1000, 0.0), (1000, 0.02))):
+            limit = 10 * threshold
+            lengths = run_lengths(threshold, excess, runs, limit, seed + place)
+            silent = float((lengths == limit).mean())
+            yield f"{threshold:,}", f"{excess:g}", f"{lengths.mean():,.0f}", f"{silent:.0%}"
+
+    yield from table(
+        f"**Time to a false alarm** of the cohort detector, {runs} streams per row, cut off at ten times the threshold "
+        f"(so the averages are lower bounds); seeds {seed} to {seed + 2}.",
+        ("threshold A", "mean above m", "average units to an alarm", "silent to the end"),
+        rows(),
+    )
+
+
+def cohorts(runs: int, seed: int) -> Iterator[str]:
+    """Healthy cohorts for a day, and delays, at default settings."""
+    streams = 200
+
+    def watched(place: int, minutes: int, drop: float = 0.0) -> list[int | None]:
+        rng = np.random.default_rng(seed + place)
+        count = max(10, min(streams, runs // 10))
+        return [Cohort(rng, 0.1 * (i % 2)).until_page(minutes, streams, drop) for i in range(count)]
+
+    def rows() -> Iterator[Sequence[str]]:
+        healthy = watched(0, 1440)
+        pages = sum(found is not None for found in healthy)
+        yield "healthy, one day", str(len(healthy)), f"{pages} pages", ""
+        for place, (drop, minutes) in enumerate(((0.2, 2880), (0.1, 2880), (0.05, 5760)), 1):
+            delays = [minutes + 1 if found is None else found for found in watched(place, minutes, drop)]
+            hits = sum(delay <= minutes for delay in delays)
+            middle = float(np.median(delays))
+            yield (
+                f"drop {drop:g}", str(len(delays)), f"{hits} pages", f"{middle:g}" if middle <= minutes else f"> {minutes}",
+            )  # fmt: skip
+
+    yield from table(
+        f"**Watched cohorts**, default settings, threshold for {streams} streams (about 2·10⁶), one unit a minute, a week of "
+        f"learning each, half of them with a daily swing of ±.1; seeds {seed} to {seed + 3}. A page needs a present drop of "
+        "at least `page_size` (.05), so a drop of .05 pages only when the last hour looks worse than it is.",
+        ("case", "cohorts", "result", "median units to the page"),
+        rows(),
+    )
+
+
 TABLES: dict[str, Callable[[int, int], Iterator[str]]] = {
     "false_rollbacks": false_rollbacks,
     "comparison": comparison,
@@ -256,6 +305,8 @@ TABLES: dict[str, Callable[[int, int], Iterator[str]]] = {
     "late_onset": late_onset,
     "fast_traffic": fast_traffic,
     "covariate": covariate,
+    "time_to_false_alarm": time_to_false_alarm,
+    "cohorts": cohorts,
 }
 
 

@@ -11,6 +11,7 @@ from drift.intake import decode
 from drift.rollouts import Rollouts
 from drift.seen import SeenIds, id_hash
 from drift.settings import DriftSettings, nanos
+from drift.watches import Watches
 from drift.windows import WindowTable
 from stream.errors import Permanent
 from stream.records import (
@@ -49,6 +50,7 @@ class Partition:
         self._clock = EventClock(step=step, lateness=nanos(settings.lateness))
         self._seen = SeenIds(step)
         self._rollouts = Rollouts(settings)
+        self._watches = Watches(settings)
         self._windows = WindowTable(settings)
         self._layout = stable_id(repr(settings.bucket), repr(settings.windows))
         self._outdated: list[str] = []
@@ -82,6 +84,7 @@ class Partition:
                 del values[key]
         self._seen.restore(values)
         self._rollouts.restore(values)
+        self._watches.restore(values)
         self._windows.restore(values)
 
     def apply(self, record: Record, result: Result) -> None:
@@ -124,6 +127,7 @@ class Partition:
         weight = 1.0 / score.probability
         self._windows.add(score, weight, result.count)
         self._rollouts.add(score, weight, result.count)
+        self._watches.add(score, weight, result.count)
         return ""
 
     def _tick(self, before: int, result: Result) -> None:
@@ -132,9 +136,10 @@ class Partition:
         for window in self._windows.tick(before, self._clock.now, max(0, self.offset)):
             result.outputs.append(_window_output(window))
             result.count("windows")
-        for verdict in self._rollouts.tick(now, self._clock.horizon, max(0, self.offset), result.count):
-            result.outputs.append(_verdict_output(verdict))
-            result.count("verdicts")
+        for stage in (self._rollouts, self._watches):
+            for verdict in stage.tick(now, self._clock.horizon, max(0, self.offset), result.count):
+                result.outputs.append(_verdict_output(verdict))
+                result.count("verdicts")
         self._seen.forget_before(self._clock.horizon)
 
     def save(self) -> dict[str, bytes | None]:
@@ -146,6 +151,7 @@ class Partition:
         self._outdated = []
         out.update(self._windows.save())
         out.update(self._rollouts.save())
+        out.update(self._watches.save())
         out.update(self._seen.save())
         out[_META] = msgspec.msgpack.encode(
             _Meta(now=self._clock.now, horizon=self._clock.horizon, layout=self._layout)

@@ -123,6 +123,65 @@ class RolloutSettings(Settings):
         return self.margin if self.page_size is None else self.page_size
 
 
+class WatchSettings(Settings):
+    """Cohorts that are compared with their own past: a frozen baseline per hour of the week."""
+
+    name: str = Field(default="cohorts", min_length=1, max_length=128)
+    """Name of the watch in verdicts and incidents."""
+    match: dict[str, str] = Field(default={}, max_length=32)
+    """Only scores whose cohort has all these attributes take part."""
+    cohort: list[str] = Field(default=["route", "prompt_version"], max_length=8)
+    """Every combination of these attributes is watched on its own. Contains ``route``, the key of the topic; with
+    ``prompt_version`` (or ``model``) a new version is another cohort and learns its own baseline."""
+    rubrics: list[str] = Field(default=["groundedness_lexical", "refusal"], min_length=1, max_length=16)
+    """The rubrics that are watched."""
+    learn: Positive = 7 * 86400.0
+    """Event time over which a baseline is learned; a week sees every hour of the week once."""
+    min_units: int = Field(default=500, ge=50, le=100_000_000)
+    """Units a baseline needs, over all hours, and in an hour of the week before that hour is expected to differ."""
+    margin: float = Field(default=0.02, gt=0.0, le=0.5)
+    """A drop below the baseline up to this size is not looked for; covers the baseline's own error too."""
+    warn_size: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Present drop from which a proven drift warns."""
+    page_size: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Present drop from which a proven drift pages."""
+    false_pages_per_week: float = Field(default=1.0, gt=0.0, le=1000.0)
+    """Alarm budget: false alarms per week, at most and on average, over all cohorts and rubrics of the watch on a
+    partition. The threshold of each is their number times its units per week over this budget, at least 10,000."""
+    present_window: Positive = 3600.0
+    """The window that says how bad it is now; one four times as long is used where it holds too few units."""
+    min_present: int = Field(default=30, ge=2, le=1_000_000)
+    """Units the present window needs; below, the state is ``insufficient_data``."""
+    max_weight_ratio: float = Field(default=10.0, ge=1.0, le=1000.0)
+    """Sampling weights above this multiple of the smallest one of the baseline are cut."""
+    no_data_after: Positive = 3600.0
+    """Event time without a unit after which the state is ``no_data`` (never notified: nights are silent)."""
+    forget_after: Positive = 8 * 86400.0
+    """Event time without a unit after which a cohort and its baseline are forgotten."""
+    max_cohorts: int = Field(default=200, ge=1, le=100_000)
+    """Cohorts watched per partition; scores of further ones take no part and are counted."""
+
+    @field_validator("cohort")
+    @classmethod
+    def _cohort_has_route(cls, value: list[str]) -> list[str]:
+        if "route" not in value or len(set(value)) != len(value):
+            raise ValueError("cohort is a list of different attributes and contains route")
+        return value
+
+    @field_validator("rubrics")
+    @classmethod
+    def _rubrics_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("a rubric is named twice")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> WatchSettings:
+        if self.page_size < self.warn_size:
+            raise ValueError("page_size is smaller than warn_size")
+        return self
+
+
 class DriftSettings(Settings):
     """Stage 3: rolling windows per cohort, and a gate for every rollout."""
 
@@ -152,6 +211,8 @@ class DriftSettings(Settings):
     """Session units."""
     rollouts: list[RolloutSettings] = Field(default=[RolloutSettings()], max_length=64)
     """The comparisons to make."""
+    watches: list[WatchSettings] = Field(default=[], max_length=64)
+    """Cohorts to compare with their own past, for example ``[{}]`` for the defaults; none unless named."""
     max_scopes: int = Field(default=1000, ge=1, le=100_000)
     """Routes (scopes) followed per partition over all rollouts; scores of further ones take no part and are counted."""
 
@@ -174,6 +235,9 @@ class DriftSettings(Settings):
             raise ValueError("windows: at least one, and none shorter than the bucket")
         if len(set(self.windows)) != len(self.windows):
             raise ValueError("a window is listed twice")
+        watches = [watch.name for watch in self.watches]
+        if len(set(watches)) != len(watches):
+            raise ValueError("two watches have the same name")
         for rollout in self.rollouts:
             if rollout.bucket is not None and rollout.bucket < self.bucket:
                 raise ValueError(f"rollout {rollout.name!r}: its bucket is shorter than the stage's bucket")

@@ -23,7 +23,7 @@ class DriftStage:
     Durable counters: ``scores_in`` = ``scores_used`` + ``scores_excluded.<reason>`` + ``scores_rejected.<reason>``;
     ``heartbeats``, ``windows``, ``verdicts``, ``units_open`` (goes up and down), ``units_closed``,
     ``units_contaminated``; and, for scores that count in one place but not in another,
-    ``unit_scores_excluded.<reason>``, ``unit_means_excluded.<reason>`` and ``window_scores_excluded.<reason>``.
+    ``watch_units_closed``, ``watch_scores_excluded.<reason>``, ``unit_scores_excluded.<reason>``, ``unit_means_excluded.<reason>`` and ``window_scores_excluded.<reason>``.
     """
 
     name = "drift"

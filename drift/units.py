@@ -89,7 +89,8 @@ class ClosedUnit(NamedTuple):
 class UnitTable:
     """Open units of a partition, and the keys of those that closed a short while ago."""
 
-    def __init__(self, settings: UnitSettings) -> None:
+    def __init__(self, settings: UnitSettings, prefix: str = "") -> None:
+        self._open_key, self._closed_key = prefix + _OPEN, prefix + _CLOSED
         self._idle = nanos(settings.idle)
         self._trace_idle = min(self._idle, nanos(settings.trace_idle))
         self._longest = nanos(settings.max)
@@ -194,10 +195,10 @@ class UnitTable:
         out: dict[str, bytes | None] = {}
         for key in self._changed:
             unit = self._open.get(key)
-            out[f"{_OPEN}{key:016x}"] = None if unit is None else msgspec.msgpack.encode(unit)
+            out[f"{self._open_key}{key:016x}"] = None if unit is None else msgspec.msgpack.encode(unit)
         for end in self._changed_ends:
             keys = self._closed_by_end.get(end)
-            out[f"{_CLOSED}{end}"] = (
+            out[f"{self._closed_key}{end}"] = (
                 None if keys is None else msgspec.msgpack.encode([(key, self._closed[key]) for key in keys])
             )
         self._changed.clear()
@@ -207,13 +208,13 @@ class UnitTable:
     def restore(self, state: Mapping[str, bytes]) -> None:
         """Take over saved state."""
         for key, value in state.items():
-            if key.startswith(_OPEN):
+            if key.startswith(self._open_key):
                 unit = msgspec.msgpack.decode(value, type=Unit)
                 self._open[unit.key] = unit
                 self._schedule(unit)
-            elif key.startswith(_CLOSED):
+            elif key.startswith(self._closed_key):
                 pairs = msgspec.msgpack.decode(value, type=list[tuple[int, str]])
-                self._closed_by_end[int(key[len(_CLOSED) :])] = [one for one, _ in pairs]
+                self._closed_by_end[int(key[len(self._closed_key) :])] = [one for one, _ in pairs]
                 self._closed.update(pairs)
 
 
