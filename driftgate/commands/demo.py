@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from contextlib import ExitStack
@@ -39,6 +40,8 @@ def command(keep: bool, rate: float, folder: Path | None) -> None:
     """
     from rich.console import Console
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     console = Console()
     place = folder or Path(tempfile.mkdtemp(prefix="driftgate-demo-"))
     place.mkdir(parents=True, exist_ok=True)
@@ -53,6 +56,11 @@ def command(keep: bool, rate: float, folder: Path | None) -> None:
     )
     if not outcome_ok:
         raise click.exceptions.Exit(1)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End as Ctrl-C does, so that no child process stays behind."""
+    raise KeyboardInterrupt
 
 
 def _play(console: Console, place: Path, rate: float, stack: ExitStack) -> Outcome:
