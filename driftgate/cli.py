@@ -15,6 +15,9 @@ from stream.errors import ConfigError, DriftgateError, StartError
 
 _COMMANDS = {
     "up": ("driftgate.commands.up", "Run everything in one process."),
+    "collector": ("driftgate.commands.collector", "Receive and redact spans, and write them to Kafka."),
+    "worker": ("driftgate.commands.worker", "Run one stage on Kafka: sampler, drift, store or alerter."),
+    "topics": ("driftgate.commands.topics", "Create and check the topics on Kafka."),
     "demo": ("driftgate.commands.demo", "From an OTLP span to a verified rollback, on this machine."),
     "config": ("driftgate.commands.config", "Check, show and describe the configuration."),
     "doctor": (

@@ -17,6 +17,8 @@ from scorers.settings import ScorersSettings
 from sinks.alerts_settings import AlertSettings, RollbackSettings
 from sinks.store_settings import QuerySettings, StoreSettings
 from stream.errors import ConfigError
+from stream.kafka.settings import SCHEME as KAFKA
+from stream.kafka.settings import KafkaSettings
 from stream.secret import Secret
 from stream.settings import ByteSize, Seconds, Settings
 
@@ -25,7 +27,8 @@ class LogSettings(Settings):
     """The log between the stages."""
 
     url: str = "sqlite:///"
-    """`sqlite:///` (a file in the data folder) or `sqlite:///relative/or/absolute/file.db`."""
+    """`sqlite:///` (a file in the data folder), `sqlite:///relative/or/absolute/file.db`, or
+    `kafka://host:port[,host:port]/?option=value&…` for `driftgate collector` and `driftgate worker` (docs/kafka.md)."""
     max_age: Seconds = Field(default=7 * 86400.0, gt=0)
     """How long records are kept for replay after every stage has handled them."""
     max_bytes: ByteSize = Field(default=20 << 30, ge=1 << 20)
@@ -34,11 +37,27 @@ class LogSettings(Settings):
     @field_validator("url")
     @classmethod
     def _known(cls, url: str) -> str:
-        if not url.startswith("sqlite://"):
-            raise ValueError(
-                "the embedded runtime keeps its log in SQLite: use sqlite:/// or sqlite:///path/to/file.db"
-            )
+        if url.startswith(KAFKA):
+            KafkaSettings.from_url(url)  # a ValueError says which option is wrong
+        elif not url.startswith("sqlite://"):
+            raise ValueError("use sqlite:///, sqlite:///path/to/file.db or kafka://host:port/?option=value")
         return url
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """What the URL says.
+
+        Raises
+        ------
+        ConfigError
+            It is not a kafka:// URL.
+        """
+        if not self.url.startswith(KAFKA):
+            raise ConfigError(
+                "this command works on Kafka: set `log: kafka://host:port/?…`; "
+                "one process without servers is `driftgate up`"
+            )
+        return KafkaSettings.from_url(self.url)
 
 
 class WebSettings(Settings):
@@ -102,7 +121,18 @@ class Config(Settings):
 
     @property
     def log_path(self) -> Path:
-        """Where the SQLite log stands."""
+        """Where the SQLite log stands.
+
+        Raises
+        ------
+        ConfigError
+            The log is on Kafka.
+        """
+        if self.log.url.startswith(KAFKA):
+            raise ConfigError(
+                "this command works on the log of one process, and `log` is on Kafka: "
+                "use `driftgate collector` and `driftgate worker STAGE`, or set `log: sqlite:///`"
+            )
         given = self.log.url.removeprefix("sqlite://").removeprefix("/")
         return Path(given) if given else self.data / "log.db"
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from stream.errors import Transient
 from stream.stage import Output, Record, Result
 
 
@@ -21,8 +22,41 @@ class TopicStats(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class Changes(msgspec.Struct, frozen=True):
+    """Partitions that a member lost and got. What it had polled of the lost and not committed is no longer its own."""
+
+    revoked: tuple[int, ...] = ()
+    assigned: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.revoked or self.assigned)
+
+
+class OutOfStep(Transient):
+    """A member no longer holds what it commits, or cannot know whether a commit took effect.
+
+    It must forget what it has in hand, restore its stage from :meth:`Consumer.saved_state` and go on after
+    :meth:`Consumer.rewind`.
+    """
+
+
 class Consumer(Protocol):
     """One member of a consumer group."""
+
+    def changes(self) -> Changes:
+        """Return what was lost and got since the last call; the first call returns the first assignment.
+
+        ``poll`` may return nothing until changes were taken.
+        """
+
+    def rewind(self) -> None:
+        """Go back to the committed offsets."""
+
+    def idle(self, timeout: float) -> None:
+        """Stay a member for ``timeout`` seconds without taking records; what is due to arrive waits."""
+
+    def at_end(self) -> bool:
+        """Whether everything that was written to the assigned partitions has been polled, as far as is known."""
 
     def partitions(self) -> Sequence[int]:
         """Partitions assigned to this member."""

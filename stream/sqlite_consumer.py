@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from stream.log import Changes
 from stream.sqlite_reading import connect, read_offsets
 from stream.stage import Headers, Record, Result
 from stream.transaction import Transaction, of_result
@@ -42,6 +44,20 @@ class SqliteConsumer:
         self._reader.execute("PRAGMA query_only = 1")
         committed = read_offsets(self._reader).get(group, {})
         self._position = {topic: committed.get((topic, 0), 0) for topic in topics}
+        self._changes = Changes(assigned=(0,))
+
+    def changes(self) -> Changes:
+        """See :meth:`stream.log.Consumer.changes`; there is one assignment, at the start."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def idle(self, timeout: float) -> None:
+        """See :meth:`stream.log.Consumer.idle`."""
+        time.sleep(timeout)
+
+    def at_end(self) -> bool:
+        """See :meth:`stream.log.Consumer.at_end`."""
+        return self.lag() == 0
 
     def partitions(self) -> Sequence[int]:
         """See :meth:`stream.log.Consumer.partitions`."""
@@ -89,7 +105,7 @@ class SqliteConsumer:
         return records
 
     def rewind(self) -> None:
-        """Go back to the committed offsets."""
+        """See :meth:`stream.log.Consumer.rewind`."""
         committed = read_offsets(self._reader).get(self._group, {})
         self._position = {topic: committed.get((topic, 0), 0) for topic in self._topics}
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
-from stream.log import Consumer, TopicStats
+from stream.log import Changes, Consumer, TopicStats
 from stream.stage import Batch, Output, Record, Result, Stage
 from stream.transaction import Transaction, of_result
 
@@ -122,6 +122,24 @@ class MemoryConsumer:
         self._group = group
         self._topics = tuple(topics)
         self._position = dict(log.committed().get(group, {}))
+        self._changes = Changes(assigned=tuple(range(log.partition_count)))
+
+    def changes(self) -> Changes:
+        """See :meth:`stream.log.Consumer.changes`; there is one assignment, at the start."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def rewind(self) -> None:
+        """See :meth:`stream.log.Consumer.rewind`."""
+        self._position = dict(self._log.committed().get(self._group, {}))
+
+    def idle(self, timeout: float) -> None:
+        """See :meth:`stream.log.Consumer.idle`; never waits."""
+        del timeout
+
+    def at_end(self) -> bool:
+        """See :meth:`stream.log.Consumer.at_end`."""
+        return self.lag() == 0
 
     def partitions(self) -> Sequence[int]:
         """See :meth:`stream.log.Consumer.partitions`."""

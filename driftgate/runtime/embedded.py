@@ -19,6 +19,7 @@ import structlog
 from collector.receivers import Receivers
 from driftgate.config import Config
 from driftgate.runtime.alerts import Alerts
+from driftgate.runtime.deadline import Deadline
 from driftgate.runtime.heartbeat import Heartbeats
 from driftgate.runtime.runner import StageRunner
 from driftgate.runtime.stages import Stages, build_stages
@@ -77,7 +78,7 @@ class Embedded:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         config = self._config
         prepare_folder(config.data)
-        deadline = _Deadline(config.shutdown_grace)
+        deadline = Deadline(config.shutdown_grace)
         log = SqliteLog(config.log_path, max_age=config.log.max_age, max_bytes=config.log.max_bytes)
         stack.callback(log.close)
         receivers = Receivers(config.collector, self._publisher(log), lambda: self._ready)
@@ -128,7 +129,7 @@ class Embedded:
         ]
 
     @contextlib.asynccontextmanager
-    async def _running(self, deadline: _Deadline) -> AsyncIterator[None]:
+    async def _running(self, deadline: Deadline) -> AsyncIterator[None]:
         """Run the stages; on the way out let them drain in the order of the flow, within the deadline."""
         for runner in self._runners:
             runner.start()
@@ -137,7 +138,7 @@ class Embedded:
         finally:
             await asyncio.to_thread(self._drain, deadline)
 
-    def _drain(self, deadline: _Deadline) -> None:
+    def _drain(self, deadline: Deadline) -> None:
         for runner in self._runners:
             runner.hurry()
         for runner in self._runners:
@@ -149,7 +150,7 @@ class Embedded:
             if not runner.join(max(1.0, deadline.left())):
                 self._logger.warning("stage_did_not_stop", stage=runner.stage.name)
 
-    async def _stop_receivers(self, receivers: Receivers, deadline: _Deadline) -> None:
+    async def _stop_receivers(self, receivers: Receivers, deadline: Deadline) -> None:
         deadline.start()
         self._ready = False
         await receivers.stop(min(5.0, deadline.left()))
@@ -189,20 +190,6 @@ class Embedded:
             incidents=alerts.incidents(),
             rollbacks=alerts.rollbacks(),
         )
-
-
-class _Deadline:
-    """One budget of time that every step of a stop shares."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end: float | None = None
-
-    def start(self) -> None:
-        self._end = time.monotonic() + self._seconds
-
-    def left(self) -> float:
-        return self._seconds if self._end is None else max(0.0, self._end - time.monotonic())
 
 
 def prepare_folder(folder: Path) -> None:

@@ -1,0 +1,52 @@
+"""One real broker for all tests of this folder. Without Java or Maven they skip, loudly, or fail where CI says so."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kafka_broker import Cluster, KafkaMissing, libraries
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return a running cluster of one broker."""
+    require_kafka()
+    cluster = Cluster(tmp_path_factory.mktemp("kafka"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def require_kafka() -> None:
+    """Skip, or fail when ``DRIFTGATE_REQUIRE_KAFKA=1``, if no broker can be started here."""
+    try:
+        libraries()
+    except KafkaMissing as error:
+        if os.environ.get("DRIFTGATE_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"DRIFTGATE_REQUIRE_KAFKA=1, but there is no Kafka here: {error}")
+        pytest.skip(f"NOT TESTED WITH KAFKA: {error}; install Java 17 and Maven")
+
+
+@pytest.fixture
+def make_url(kafka: Cluster) -> Callable[..., str]:
+    """Return a maker of log URLs; every test has topics of its own by prefix."""
+    prefix = f"t{uuid.uuid4().hex[:8]}."
+
+    def make(**options: Any) -> str:
+        asked = {
+            "prefix": prefix,
+            "partitions": 2,
+            "replication": 1,
+            "min_insync": 1,
+            "session_timeout": "6s",
+        }
+        asked.update(options)
+        return f"kafka://{kafka.bootstrap}/?" + "&".join(f"{key}={value}" for key, value in asked.items())
+
+    return make
