@@ -24,6 +24,7 @@ RunnerState = Literal["starting", "running", "waiting", "failing", "stopped"]
 
 _TICK_S = 0.25
 _MAX_BACKOFF_S = 30.0
+_RESTART_AFTER_S = 1.0
 
 
 class RunnerStatus(msgspec.Struct):
@@ -98,15 +99,29 @@ class StageRunner:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        consumer = self._log.consumer(self.stage.name, self.stage.topics)
-        self._assign(consumer)
+        """Work until stopped. Whatever fails outside a batch is said, and the stage starts anew from its saved state."""
+        while not self._stop.is_set():
+            try:
+                consumer = self._log.consumer(self.stage.name, self.stage.topics)
+                try:
+                    self._assign(consumer)
+                    self._work(consumer)
+                finally:
+                    consumer.close()
+            except Exception as error:
+                self._set("failing", error.__class__.__name__)
+                self._logger.error("stage_starts_anew", error=error.__class__.__name__, exc_info=True)
+                self._stop.wait(_RESTART_AFTER_S)
+        self._set("stopped", "")
+
+    def _work(self, consumer: SqliteConsumer) -> None:
         limit = self._max_records
         healthy = 0
         while not self._stop.is_set():
             polled = time.monotonic()
             records = consumer.poll(limit, _TICK_S)
             if self._stop.is_set():
-                break
+                return
             if self._poison and records:
                 records = [r for r in records if (r.topic, r.partition, r.offset) not in self._poison]
                 if not records:
@@ -117,15 +132,13 @@ class StageRunner:
                 healthy = 0
                 continue
             if not self._commit(consumer, records, result):
-                break
+                return
             healthy += 1
             if limit == 1 and healthy > self._max_records:
                 limit = self._max_records
             self._progress(consumer, len(records))
             if records and self._linger:
                 self._drain.wait(max(0.0, self._linger - (time.monotonic() - polled)))
-        consumer.close()
-        self._set("stopped", "")
 
     def _assign(self, consumer: SqliteConsumer) -> None:
         for partition in consumer.partitions():

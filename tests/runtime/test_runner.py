@@ -169,6 +169,24 @@ def test_a_tick_that_fails_does_not_end_the_stage(log: SqliteLog) -> None:
     assert stage.assigned == 2
 
 
+def test_a_stage_that_cannot_take_over_is_named_and_tried_again(log: SqliteLog) -> None:
+    class Shy(Doubler):
+        def assign(self, partition: int, state: Mapping[str, bytes]) -> None:
+            super().assign(partition, state)
+            if self.assigned == 1:
+                raise ValueError("torn state")
+
+    _append(log, b"a")
+    runner = StageRunner(log, Shy())
+    runner.start()
+    wait_until(lambda: runner.status.state == "failing", "it to say so")
+    assert runner.status.reason == "ValueError"
+    wait_until(lambda: log.ends().get("out") == 1, "the second try")
+    runner.stop()
+    assert runner.join(10)
+    assert runner.status.state == "stopped"
+
+
 def test_the_ledger_notices_what_does_not_add_up() -> None:
     sound = {
         "collector": {"spans_received": 10, "spans_published": 8, "spans_refused": 2},
