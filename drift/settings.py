@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -152,6 +152,9 @@ class WatchSettings(Settings):
     """The window that says how bad it is now; one four times as long is used where it holds too few units."""
     min_present: int = Field(default=30, ge=2, le=1_000_000)
     """Units the present window needs; below, the state is ``insufficient_data``."""
+    advisory: list[Literal["adwin", "page_hinkley"]] = Field(default=[], max_length=2)
+    """Detectors of the river library that say in the reason of verdicts that scores moved; they need no baseline, their
+    error rate is not controlled, and they never warn or page."""
     max_weight_ratio: float = Field(default=10.0, ge=1.0, le=1000.0)
     """Sampling weights above this multiple of the smallest one of the baseline are cut."""
     no_data_after: Positive = 3600.0

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from drift.advisory import Advisory
 from drift.baseline import Baseline, Learning
 from drift.change_detector import ChangeDetector
+from drift.cohorts import HOUR
 from drift.esr import ShiryaevRoberts
 from drift.pairing import UnitMean
 from drift.present import PresentWindows
@@ -41,6 +43,7 @@ class Watch(msgspec.Struct):
     drop: ChangeDetector = msgspec.field(default_factory=ChangeDetector)
     rise: ChangeDetector = msgspec.field(default_factory=ChangeDetector)
     recovery: ShiryaevRoberts | None = None  # there while an alarm is on
+    advisory: Advisory | None = None
     units: int = 0  # since the baseline was frozen
     first_offset: int = -1
     peak: float = 0.0  # e-SR value at the alarm
@@ -56,6 +59,9 @@ class Watch(msgspec.Struct):
         self._follow_evaluator(units)
         ours = [unit for evaluator, unit in units if evaluator == self.evaluator]
         self.last = end
+        if settings.advisory:
+            self.advisory = self.advisory or Advisory()
+            self.advisory.update(settings.advisory, [(unit.time_ns, unit.value) for unit in ours])
         if self.learning is not None:
             self.learning.add(ours)
             old_enough = end - self.learning.first >= nanos(settings.learn)
@@ -97,6 +103,7 @@ class Watch(msgspec.Struct):
             self.version += 1
             self.learning, self.baseline = Learning(), None
             self.drop, self.rise, self.recovery = ChangeDetector(), ChangeDetector(), None
+            self.advisory = None
             self.present = PresentWindows(seconds=self.present.seconds, pane=self.present.pane)
             self.units = 0
         self.evaluator = chosen
@@ -135,6 +142,8 @@ class Watch(msgspec.Struct):
         state, reason = self._state(now, window, threshold, settings)
         if recovered and self.recovery is None:
             reason += " It has recovered."
+        if self.advisory is not None:
+            reason = reason.removesuffix(".") + self.advisory.text(now - 24 * HOUR) + "."
         return state, reason, evidence
 
     def _state(

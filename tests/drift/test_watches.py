@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import drift.change_detector
+from drift.advisory import Advisory
 from drift.baseline import HOURS, Learning, hour_of_week
 from drift.change_detector import SHARES, ChangeDetector
 from drift.eprocess import GRID
@@ -156,6 +157,8 @@ def test_a_drift_is_found_pages_and_recovers(streams: Any, drop: float, limit: i
         cohort.hours(1, drop=drop)
         assert cohort.units - before <= limit
     assert cohort.evidence.sr_value >= cohort.evidence.sr_threshold
+    assert cohort.watch.peak >= cohort.evidence.sr_threshold
+    assert "advice" not in cohort.reason
     assert cohort.evidence.windows[0].incumbent_mean == pytest.approx(0.7975, abs=0.02)
     assert set(cohort.hours(6, drop=drop)) == {"regressed"}
     after = cohort.hours(48)
@@ -201,6 +204,40 @@ def test_a_watch_is_small(streams: Any) -> None:
     assert len(msgspec.msgpack.encode(cohort.watch)) <= 2048
 
 
+@pytest.mark.parametrize("name", ["adwin", "page_hinkley"])
+def test_advice_is_that_of_river_in_any_cut_and_survives_nan(name: Any) -> None:
+    from river.drift import ADWIN, PageHinkley
+
+    rng = np.random.default_rng(56)
+    values = np.concatenate([rng.normal(0.8, 0.1, 600), rng.normal(0.5, 0.1, 600)]).clip(0, 1).tolist()
+    direct: Any = ADWIN() if name == "adwin" else PageHinkley(delta=0.005, threshold=20.0, mode="down")
+    found = 0
+    for time, value in enumerate(values, 1):
+        direct.update(value)
+        if direct.drift_detected:
+            found = time
+    assert 600 < found < 900
+    items = [*enumerate(values, 1)]
+    items.insert(300, (301, float("nan")))
+    advisory = Advisory()
+    for start in range(0, len(items), 7):
+        advisory = msgspec.msgpack.decode(msgspec.msgpack.encode(advisory), type=Advisory)
+        advisory.update([name], items[start : start + 7])
+    assert advisory.moved == {name: found}
+    assert name in advisory.text(found)
+    assert advisory.text(found + 1) == ""
+
+
+def test_advice_shows_in_the_reason_and_changes_nothing_else(streams: Any) -> None:
+    plain, advised = Cohort(streams, 57), Cohort(streams, 57, advisory=["adwin", "page_hinkley"])
+    for cohort in (plain, advised):
+        cohort.hours(170)
+        cohort.hours(6, drop=0.3)
+    assert advised.states == plain.states
+    assert "advice only" in advised.reason
+    assert "advice only" not in plain.reason
+
+
 def stage_stream(streams: Any) -> list[Any]:
     """Two prompt versions; v1 gets bad after its baseline, then another judge comes, then silence."""
     rng = np.random.default_rng(60)
@@ -217,7 +254,7 @@ def stage_stream(streams: Any) -> list[Any]:
 def feed_stage(streams: Any, crashes: list[int]) -> Any:
     watch = {
         "rubrics": ["quality"], "learn": 30, "min_units": 60, "present_window": 10, "min_present": 10,
-        "false_pages_per_week": 1000, "no_data_after": 20,
+        "false_pages_per_week": 1000, "no_data_after": 20, "advisory": ["adwin", "page_hinkley"],
     }  # fmt: skip
     feed = streams.Feed(streams.demo_settings(report_every=20, watches=[watch]))
     records = streams.to_records(stage_stream(streams))
