@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -37,10 +38,19 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that was free a moment ago, below the range that outgoing connections take theirs from.
+
+    A client that dials a server which is down could otherwise be given the server's own port.
+    """
+    choice = secrets.SystemRandom()
+    while True:
+        port = choice.randrange(15_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Process:
