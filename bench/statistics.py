@@ -3,7 +3,7 @@
     python bench/statistics.py [--runs 2000] [--seed 2026] [--only NAME ...] [--write]
 
 Every table names its seed. Shares come with 95 % Wilson intervals. ``--write`` puts the tables into
-docs/statistics.md. All of it takes about ten minutes on one core; ``--runs 100`` gives a first look.
+docs/statistics.md. All of it takes about a quarter of an hour on one core; ``--runs 100`` gives a first look.
 """
 
 from __future__ import annotations

@@ -161,6 +161,8 @@ class WatchSettings(Settings):
     """Event time without a unit after which the state is ``no_data`` (never notified: nights are silent)."""
     forget_after: Positive = 8 * 86400.0
     """Event time without a unit after which a cohort and its baseline are forgotten."""
+    report_every: Positive = 3600.0
+    """Event time between two progress verdicts of a rubric whose state has not changed."""
     max_cohorts: int = Field(default=200, ge=1, le=100_000)
     """Cohorts watched per partition; scores of further ones take no part and are counted."""
 

@@ -45,7 +45,6 @@ class Watches:
         self._watches = {watch.name: watch for watch in settings.watches}
         self._rubrics = {watch.name: frozenset(watch.rubrics) for watch in settings.watches}
         self._step = nanos(settings.bucket)
-        self._report = nanos(settings.report_every)
         self._cohorts: dict[str, WatchedCohort] = {}
         self._keys: dict[tuple[str, ...], str] = {}  # (tenant, watch, values) -> key
         self._count = dict.fromkeys(self._watches, 0)
@@ -143,6 +142,7 @@ class Watches:
         self, cohort: WatchedCohort, now: int, horizon: int, streams: Mapping[str, int], offset: int
     ) -> list[Verdict]:
         settings = self._watches[cohort.watch]
+        report = nanos(settings.report_every)
         out = []
         for watch in cohort.rubrics:
             if not watch.evaluator:
@@ -152,7 +152,7 @@ class Watches:
             if alarm != (watch.recovery is not None):
                 self._changed[cohort.key] = None
             previous, watch.state = watch.state, state
-            due = now // self._report > watch.reported // self._report
+            due = now // report > watch.reported // report
             if state == previous and not due:
                 continue
             watch.reported = now

@@ -254,7 +254,7 @@ def stage_stream(streams: Any) -> list[Any]:
 def feed_stage(streams: Any, crashes: list[int]) -> Any:
     watch = {
         "rubrics": ["quality"], "learn": 30, "min_units": 60, "present_window": 10, "min_present": 10,
-        "false_pages_per_week": 1000, "no_data_after": 20, "advisory": ["adwin", "page_hinkley"],
+        "false_pages_per_week": 1000, "no_data_after": 20, "report_every": 20, "advisory": ["adwin", "page_hinkley"],
     }  # fmt: skip
     feed = streams.Feed(streams.demo_settings(report_every=20, watches=[watch]))
     records = streams.to_records(stage_stream(streams))
@@ -280,6 +280,7 @@ def test_the_stage_watches_cohorts_end_to_end(streams: Any) -> None:
     assert page.incumbent == "baseline 1"
     assert 45 <= (page.time_unix_nano - streams.T0) / 1e9 <= 70
     assert {v.severity for v in verdicts if v.state == "no_data"} == {"none"}
+    assert any(v.state == v.previous_state for v in v1)
     assert len({v.verdict_id for v in feed.verdicts}) == len(feed.verdicts)
     assert feed.counters["watch_units_closed"] == 900
 
