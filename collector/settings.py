@@ -125,6 +125,8 @@ class RedactionSettings(Settings):
     """Exact texts that stay, for example your support address. Only the text itself stays, never the rest of its value."""
     max_json_depth: int = Field(default=64, ge=1, le=250)
     """JSON inside strings is understood to this depth; what is deeper is scanned as plain text."""
+    max_base64_bytes: ByteSize = Field(default=1 << 20, ge=0, le=64 << 20)
+    """Text in base64 (data URIs too) is looked into up to this length; what is longer stays as it is. 0 looks into none."""
     max_candidates: int = Field(default=100_000, ge=100)
     """Candidate matches looked at in one string; a string with more is refused (it would take too long)."""
 

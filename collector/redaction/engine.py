@@ -17,6 +17,7 @@ from itertools import accumulate
 import msgspec
 import re2
 
+from collector.redaction import base64_text
 from collector.redaction import view as view_module
 from collector.redaction.context import Context, HintRules, before, words_of
 from collector.redaction.json_text import JsonText
@@ -89,6 +90,8 @@ class Engine:
         ]
         own = {gate for gate in opens if gate}
         gates = [view_module.GATE, *sorted(own)]
+        if self._settings.max_base64_bytes:
+            gates.append(base64_text.GATE)
         self._locators = [latin1("|".join(f"(?:{gate})" for gate in gates).encode("latin-1"))]
         if derived:
             # A user's pattern may ask for characters that JSON escapes, so each text with a backslash is looked at.
@@ -191,7 +194,8 @@ class Engine:
                 first = bisect_right(ends, start)
                 last = bisect_right(ends, max(start, end - 1), first) if end > ends[first] else first
                 indices.update(range(first, min(last, len(texts) - 1) + 1))
-                position = ends[min(last, len(texts) - 1)]
+                # The separator is kept: to a gate that wants an edge before a word, it is one.
+                position = max(ends[min(last, len(texts) - 1)] - 1, end, position + 1)
         if asking := self._hint_rules.asking(hints):
             indices.update(index for index, hint in enumerate(hints) if hint in asking)
         return sorted(indices)
@@ -201,10 +205,12 @@ class Engine:
             return self._redact_json(document, hint, tenant, work, depth)
         entities: list[str] = []
         for _ in range(_MAX_ROUNDS):
-            hits = self._hits(text, hint, work)
-            if not hits:
+            if hits := self._hits(text, hint, work):
+                text = self._replace(text, hits, hint, tenant, entities)
+            elif (changed := self._redact_base64(text, hint, tenant, work, depth, entities)) is not None:
+                text = changed
+            else:
                 return Redacted(text, tuple(entities)) if entities else None
-            text = self._replace(text, hits, hint, tenant, entities)
         raise Unscannable("unstable", "replacing what was found keeps forming something new")
 
     def _redact_json(
@@ -221,6 +227,25 @@ class Engine:
                 entities += result.entities
                 changed = True
         return Redacted(document.dump(), tuple(entities)) if changed else None
+
+    def _redact_base64(
+        self, text: bytes, hint: str, tenant: str, work: _Work, depth: int, entities: list[str]
+    ) -> bytes | None:
+        """Redact what is encoded in ``text``; return ``None`` if nothing is."""
+        if depth >= _MAX_JSON_IN_JSON:
+            return None
+        pieces: list[bytes] = []
+        position = 0
+        for start, end, decoded in base64_text.runs(text, self._settings.max_base64_bytes):
+            work.spend()
+            if not self._suspects([decoded], [hint]):
+                continue
+            result = self._redact(decoded, hint, tenant, work, depth + 1)
+            if result is not None:
+                pieces += (text[position:start], base64_text.encoded(result.text, text[start:end]))
+                entities += result.entities
+                position = end
+        return b"".join((*pieces, text[position:])) if pieces else None
 
     def _hits(self, text: bytes, hint: str, work: _Work) -> list[Hit]:
         hits: list[Hit] = []

@@ -33,7 +33,7 @@ _MAX_ROUNDS = 8
 # What may be encoded away from the gates' eyes: printable ASCII and the spaces and dashes inside numbers, as \uXXXX, \xXX
 # or %XX; full-width digits, dot and at sign; zero-width characters. Latin-1, as gates are.
 GATE = (
-    r"\\u(?:00[2-7aA]|00[aA][dD]|20[0-6]|3000|[fF][eEfF])|\\x[2-7aA]|%(?:2[0bBdDeEfF]|3[0-9aA]|40|4[0-9a-fA-F]|5|6|7)"
+    r"\\u(?:00[2-7aA]|00[aA][dD]|20[0-6]|3000|[fF][eEfF])|\\x[2-7aA]|%(?:2[0bBdDeEfF]|3[0-9aAdD]|40|4[0-9a-fA-F]|5|6|7)"
     r"|\xef\xbc[\x8e\x90-\x99\xa0]|\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf|\xc2\xad"
 )
 

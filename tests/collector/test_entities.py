@@ -80,3 +80,16 @@ def test_many_keys_are_remembered_and_forgotten(engine: Engine) -> None:
 def test_the_page_names_every_entity() -> None:
     page = (Path(__file__).parents[2] / "docs" / "collector.md").read_text()
     assert [rule.name for rule in RULES if f"`{rule.name}`" not in page] == []
+
+
+def test_a_word_at_the_start_of_every_text_of_a_batch(engine: Engine) -> None:
+    texts = [
+        b"pan: ACUPA7085R",
+        b"dob 1985-03-14",
+        b"tfn 123456782",
+        b"a@example.com",
+        b"cpr 2110625629",
+        b"",
+    ] * 3
+    found = engine.redact_batch(texts, [""] * len(texts))
+    assert sorted(found) == [index for index, text in enumerate(texts) if text]

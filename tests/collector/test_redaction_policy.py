@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -254,3 +255,14 @@ def test_a_batch_is_bounded_too() -> None:
     kinds = [isinstance(found[index], Unscannable) for index in range(len(texts))]
     assert not kinds[0]
     assert kinds[-1]
+
+
+def test_base64_is_looked_into_up_to_its_limit() -> None:
+    text = base64.b64encode(b"write to jane.doe@example.com please").decode()
+    output, entities = engine().redact(f"data:text/plain;base64,{text}")
+    assert entities == ("EMAIL",)
+    assert base64.b64decode(output.partition(",")[2]) == b"write to [EMAIL] please"
+    assert engine(max_base64_bytes=0).redact(text) == (text, ())
+    assert engine(max_base64_bytes=40).redact(text) == (text, ())
+    image = base64.b64encode(bytes(range(256)) * 4).decode()
+    assert engine().redact(image) == (image, ())
