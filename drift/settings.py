@@ -151,7 +151,8 @@ class WatchSettings(Settings):
     present_window: Positive = 3600.0
     """The window that says how bad it is now; one four times as long is used where it holds too few units."""
     min_present: int = Field(default=30, ge=2, le=1_000_000)
-    """Units the present window needs; below, the state is ``insufficient_data``."""
+    """Units the present window needs; below, the state is ``insufficient_data``. Also the units in a row that another
+    evaluator alone must have scored before a new baseline is begun."""
     advisory: list[Literal["adwin", "page_hinkley"]] = Field(default=[], max_length=2)
     """Detectors of the river library that say in the reason of verdicts that scores moved; they need no baseline, their
     error rate is not controlled, and they never warn or page."""

@@ -30,12 +30,14 @@ class Watch(msgspec.Struct):
     the first raises alarms. After an alarm ``recovery`` collects evidence that the mean is back within the tolerance;
     only that ends the alarm.
 
-    Another evaluator is another quantity: when the present one gives no more scores, everything starts anew.
+    Another evaluator is another quantity: when only others have scored ``min_present`` units in a row, everything starts
+    anew.
     """
 
     rubric: str
     present: PresentWindows
     evaluator: str = ""
+    foreign: int = 0  # units in a row that only other evaluators scored
     version: int = 1  # of the baseline
     last: int = 0  # event time of its latest unit
     learning: Learning | None = msgspec.field(default_factory=Learning)
@@ -56,7 +58,7 @@ class Watch(msgspec.Struct):
         """Take the units of the bucket that ends at ``end``, in the order in which they are to be judged."""
         if not units:
             return
-        self._follow_evaluator(units)
+        self._follow_evaluator(units, settings.min_present)
         ours = [unit for evaluator, unit in units if evaluator == self.evaluator]
         self.last = end
         if settings.advisory:
@@ -65,7 +67,7 @@ class Watch(msgspec.Struct):
         if self.learning is not None:
             self.learning.add(ours)
             old_enough = end - self.learning.first >= nanos(settings.learn)
-            if old_enough and self.learning.units >= settings.min_units:
+            if ours and old_enough and self.learning.units >= settings.min_units:
                 self.baseline = self.learning.freeze(
                     self.version,
                     min_units=settings.min_units,
@@ -75,7 +77,7 @@ class Watch(msgspec.Struct):
                 self.learning = None
                 self.first_offset = offset
             return
-        if self.baseline is not None:
+        if self.baseline is not None and ours:
             self._judge_units(end, ours, self.baseline)
 
     def _judge_units(self, end: int, units: list[UnitMean], baseline: Baseline) -> None:
@@ -94,10 +96,16 @@ class Watch(msgspec.Struct):
         self.present.add(end, units, expected)
         self.units += len(units)
 
-    def _follow_evaluator(self, units: Sequence[tuple[str, UnitMean]]) -> None:
+    def _follow_evaluator(self, units: Sequence[tuple[str, UnitMean]], patience: int) -> None:
         counts = Counter(evaluator for evaluator, _ in units)
         if self.evaluator in counts:
+            self.foreign = 0
             return
+        # A second evaluator that scores now and then must not cost a baseline that took a week.
+        self.foreign += len(units)
+        if self.evaluator and self.foreign < patience:
+            return
+        self.foreign = 0
         chosen = min(counts, key=lambda evaluator: (-counts[evaluator], evaluator))
         if self.evaluator:
             self.version += 1

@@ -180,10 +180,22 @@ def test_a_small_proven_drift_warns_and_an_improvement_does_neither(streams: Any
 def test_another_evaluator_learns_a_new_baseline(streams: Any) -> None:
     cohort = Cohort(streams, 53)
     cohort.hours(170)
-    assert set(cohort.hours(160, drop=0.3, evaluator="judge 2")) == {"judge_changed"}
+    assert set(cohort.hours(160, drop=0.3, evaluator="judge 2")[5:]) == {"judge_changed"}
     assert set(cohort.hours(12, drop=0.3, evaluator="judge 2")[-6:]) == {"ok"}
     assert cohort.watch.baseline is not None
     assert cohort.watch.baseline.version == 2
+
+
+def test_a_second_evaluator_now_and_then_does_not_cost_the_baseline(streams: Any) -> None:
+    cohort = Cohort(streams, 58, per_hour=12)  # two units a bucket
+    cohort.hours(170)
+    units = cohort.watch.units
+    for _ in range(30):
+        cohort.hours(2, drop=0.7, evaluator="judge 2")  # 24 units in a row: patience is 30
+        assert cohort.hours(1)[-1] != "judge_changed"
+    assert cohort.watch.version == 1
+    assert cohort.watch.units == units + 30 * 12
+    assert cohort.evidence.sr_value < cohort.evidence.sr_threshold
 
 
 def test_the_threshold_keeps_the_budget_over_all_streams(streams: Any) -> None:
