@@ -14,6 +14,7 @@ from stream.secret import Secret
 from stream.settings import ByteSize, Seconds, Settings
 
 SCHEME = "kafka://"
+_DURATIONS = ("retention", "timeout", "transaction_timeout", "session_timeout", "max_poll_interval")
 
 
 class KafkaSettings(Settings):
@@ -87,7 +88,8 @@ class KafkaSettings(Settings):
         for name, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
             if name in options or name == "brokers":
                 raise ValueError(f"option `{name}` is given twice")
-            options[name] = value
+            # All of a URL is text, so a bare number of seconds must be told from a duration with a unit.
+            options[name] = f"{value}s" if name in _DURATIONS and value.isdigit() else value
         try:
             return cls(brokers=parts.netloc, **options)
         except ValidationError as error:

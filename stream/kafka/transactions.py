@@ -144,7 +144,7 @@ class Transactions:
         """Abort the transaction; return what to raise."""
         reason = typed(error)
         try:
-            self._producer.abort_transaction(_ABORT_S)
+            self._producer.abort_transaction(min(_ABORT_S, self._settings.timeout))
         except self._library.KafkaException:
             # Nobody reads what was never committed; the next producer of this id, or time, ends it.
             self.drop()

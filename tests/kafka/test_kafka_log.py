@@ -269,8 +269,8 @@ def test_broker_down_is_refused_at_once_and_comes_back_by_itself(tmp_path: Path,
         own.start()
         log = KafkaLog(
             KafkaSettings.from_url(
-                f"kafka://{own.bootstrap}/?partitions=1&replication=1&min_insync=1&timeout=2s"
-                "&transaction_timeout=4s&session_timeout=6s"
+                f"kafka://{own.bootstrap}/?partitions=1&replication=1&min_insync=1&timeout=4"
+                "&transaction_timeout=4&session_timeout=6"
             )
         )
         Topics(log.settings).create(wanted(log.settings))
