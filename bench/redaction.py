@@ -1,6 +1,6 @@
 """Microseconds that redaction takes per 2 KB of text, and what the standard library's ``re`` takes for the same patterns.
 
-    python bench/redaction.py [--texts 400] [--rounds 7] [--disable ENTITY ...] [--sets]
+    python -P bench/redaction.py [--texts 400] [--rounds 7] [--disable ENTITY ...] [--sets]
 
 Texts of 2 KB: prose of which 0, 1 and 20 % hold one entity, source code, and high-entropy text (ids, hashes, base64).
 All engines read the same texts, interleaved in one run; the figure is the median of the rounds. ``re`` is one compiled

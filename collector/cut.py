@@ -50,10 +50,12 @@ def cut(
     whole
         The request, if ``items`` is all that is in it: it needs no taking apart when it fits into one record.
     """
-    if whole is not None and partitions == 1 and items and whole.ByteSize() <= max_bytes:
+    if whole is not None and partitions == 1 and items:
         # An export request and TracesData (LogsData) are the same bytes: one repeated field with number 1.
-        yield _output(whole.SerializeToString(), items, shape, headers, None)
-        return
+        value = whole.SerializeToString()
+        if len(value) <= max_bytes:
+            yield _output(value, items, shape, headers, None)
+            return
     bins: dict[int | None, list[Item]] = {}
     if partitions == 1:
         bins[None] = list(items)

@@ -116,7 +116,9 @@ class Ingest:
             ``undecodable``: the bytes are no such request.
         """
         request = self._decode(payload, ExportTraceServiceRequest)
-        return self._ingest(request, _SPANS, tenant, Places.span, _check_span, lambda span: True)
+        return self._ingest(
+            request, _size(payload), _SPANS, tenant, Places.span, _check_span, lambda span: True
+        )
 
     def logs(self, payload: bytes | ExportLogsServiceRequest, tenant: str = "default") -> Ingested:
         """Take in one logs export request. Records that are neither about a model call nor of a trace are ignored.
@@ -127,7 +129,7 @@ class Ingest:
             ``undecodable``: the bytes are no such request.
         """
         request = self._decode(payload, ExportLogsServiceRequest)
-        return self._ingest(request, _LOGS, tenant, Places.log, _check_log, _is_wanted)
+        return self._ingest(request, _size(payload), _LOGS, tenant, Places.log, _check_log, _is_wanted)
 
     def _decode(self, payload: Any, kind: Any) -> Any:
         if isinstance(payload, kind):
@@ -148,6 +150,7 @@ class Ingest:
     def _ingest(
         self,
         request: Any,
+        size: int,
         shape: Shape,
         tenant: str,
         gather: Callable[[Places, Any], int],
@@ -160,7 +163,7 @@ class Ingest:
             max_string_bytes=settings.max_string_bytes,
             known_keys=self._known_keys,
         )
-        may_be_large = request.ByteSize() > settings.max_span_bytes
+        may_be_large = size > settings.max_span_bytes
         refused: dict[str, int] = {}
         kept: list[tuple[Item, tuple[int, int, int]]] = []
         received = ignored = 0
@@ -227,6 +230,11 @@ class Ingest:
         )
 
 
+def _size(payload: Any) -> int:
+    """Return the bytes of a request, or more: to measure a message is to walk through all of it."""
+    return len(payload) if isinstance(payload, bytes) else int(payload.ByteSize())
+
+
 def _scopes(request: Any, shape: Shape) -> Iterator[tuple[Any, Any, Any]]:
     for group in getattr(request, shape.groups):
         for scope_group in getattr(group, shape.scopes):
@@ -260,7 +268,8 @@ def _check_span(span: Any) -> str:
         return "bad_span_id"
     if len(span.parent_span_id) not in (0, 8):
         return "bad_parent_span_id"
-    if any(len(link.trace_id) != 16 or len(link.span_id) != 8 for link in span.links):
+    links = span.links
+    if links and any(len(link.trace_id) != 16 or len(link.span_id) != 8 for link in links):
         return "bad_link"
     return ""
 

@@ -136,16 +136,18 @@ class Places:
             if key not in known:
                 self._key(key, attribute, attributes, place, owner)
             value = attribute.value
-            kind = value.WhichOneof("value")
-            if kind == "string_value":
-                text = value.string_value.encode()
+            # Asking for the string is cheaper than asking which kind of value it is; an empty one needs no scan.
+            if string := value.string_value:
+                text = string.encode()
                 if len(text) <= limit:
                     add_text(text)
                     add_hint(key)
-                    add_slot((value, kind, place, owner, None))
+                    add_slot((value, "string_value", place, owner, None))
                 else:
                     self.reasons.setdefault(owner, "string_too_long")
-            elif kind is not None:
+            elif -_SMALLEST_NUMBER < value.int_value < _SMALLEST_NUMBER and value.int_value:
+                continue
+            elif (kind := value.WhichOneof("value")) is not None and kind != "string_value":
                 self._value(value, kind, key, place, owner, 0)
 
     def _key(self, key: str, attribute: Any, siblings: Any, place: str, owner: int) -> None:
