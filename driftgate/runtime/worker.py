@@ -7,7 +7,7 @@ The loop, over and over:
 2. **changes**: forget the partitions that were lost, and restore those that were got from their saved state, before any
    of their records is handed to the stage;
 3. **process** the batch, or an empty one (a tick) when everything written has been read;
-4. **commit** in one transaction: outputs and dead letters, offsets, state and ledger.
+4. **commit** in one transaction: outputs and dead letters, state and ledger, offsets.
 
 A stage that waits for something keeps its place in the group with its partitions paused and commits nothing. When the
 group moves on meanwhile, or it cannot be known whether a commit took effect, the worker drops what it has in hand,
@@ -121,6 +121,10 @@ class Worker:
                 if self._poison:
                     records = [r for r in records if (r.topic, r.partition, r.offset) not in self._poison]
                 if not records and not (self._ours and consumer.at_end()):
+                    if not self._ours and self.status.state == "starting":
+                        self._set(
+                            "running", "no partitions"
+                        )  # a spare: there are more members than partitions
                     continue  # an empty batch says that there is nothing left to read
                 if not self._handle(consumer, records):
                     limit, healthy = 1, 0  # find the record at fault

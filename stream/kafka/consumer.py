@@ -3,8 +3,9 @@
 Partition ``p`` of a group is partition ``p`` of all its topics: the group joins on the first topic only, and a member
 takes the same partitions of the others with it, because no cooperative assignor keeps them together.
 
-``commit`` is one transaction, in this order: outputs and dead letters, offsets, state and ledger. Readers of ours see
-all of it or nothing, and the brokers refuse it when the group has given the partitions to somebody else.
+``commit`` is one transaction, in this order: outputs and dead letters, state and ledger, offsets. Readers of ours see
+all of it or nothing. Partitions are given away in ``poll`` only, and a commit that touches one of those is refused here;
+from a member that the group has put out meanwhile (a pause, a lost network) the brokers refuse it.
 """
 
 from __future__ import annotations
