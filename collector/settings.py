@@ -57,8 +57,16 @@ class TenantSettings(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Name that goes with the data; it is not secret."""
-    token: Secret
+    token: Secret | None = None
     """What the sender puts after ``Authorization: Bearer``; at least 16 characters."""
+    token_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """In place of ``token``: its SHA-256 in hex, so that no file holds the token. Take a long random token."""
+
+    @model_validator(mode="after")
+    def _one_token(self) -> TenantSettings:
+        if (self.token is None) == (self.token_sha256 is None):
+            raise ValueError(f"tenant {self.name} needs either token or token_sha256")
+        return self
 
 
 class RuleSettings(Settings):

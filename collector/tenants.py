@@ -28,20 +28,14 @@ class Tenants:
         self._digests: list[tuple[bytes, str]] = []
         seen: dict[bytes, str] = {}
         for tenant in settings:
-            token = tenant.token.reveal()
-            if len(token) < _SHORTEST_TOKEN:
-                raise ConfigError(
-                    f"the token of tenant {tenant.name} has {len(token)} characters; at least {_SHORTEST_TOKEN} are "
-                    "needed (for example: openssl rand -hex 24)"
-                )
-            digest = self._digest(token)
+            digest = self._keyed(_sha256(tenant))
             if digest in seen:
                 raise ConfigError(f"tenants {seen[digest]} and {tenant.name} have the same token")
             seen[digest] = tenant.name
             self._digests.append((digest, tenant.name))
 
-    def _digest(self, token: str) -> bytes:
-        return hashlib.blake2b(token.encode("utf-8", "replace"), key=self._key, digest_size=32).digest()
+    def _keyed(self, sha256: bytes) -> bytes:
+        return hashlib.blake2b(sha256, key=self._key, digest_size=32).digest()
 
     def of(self, authorization: str | None) -> str:
         """Return the tenant that an ``Authorization`` value belongs to; ``default`` if no tenants are configured.
@@ -58,9 +52,21 @@ class Tenants:
             raise Permanent(
                 "unauthenticated", "send the header 'Authorization: Bearer <token of your tenant>'"
             )
-        digest = self._digest(token.strip())
+        digest = self._keyed(hashlib.sha256(token.strip().encode("utf-8", "replace")).digest())
         # Every digest is compared, so that the time taken says nothing about which one it is.
         found = [name for known, name in self._digests if hmac.compare_digest(known, digest)]
         if not found:
             raise Permanent("unauthenticated", "the token is not known")
         return found[0]
+
+
+def _sha256(tenant: TenantSettings) -> bytes:
+    if tenant.token is None:
+        return bytes.fromhex(tenant.token_sha256 or "")
+    token = tenant.token.reveal()
+    if len(token) < _SHORTEST_TOKEN:
+        raise ConfigError(
+            f"the token of tenant {tenant.name} has {len(token)} characters; at least {_SHORTEST_TOKEN} are "
+            "needed (for example: openssl rand -hex 24)"
+        )
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
