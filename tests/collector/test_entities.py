@@ -93,3 +93,12 @@ def test_a_word_at_the_start_of_every_text_of_a_batch(engine: Engine) -> None:
     ] * 3
     found = engine.redact_batch(texts, [""] * len(texts))
     assert sorted(found) == [index for index, text in enumerate(texts) if text]
+
+
+@pytest.mark.parametrize("length", [20, 300, 3000])
+def test_no_part_of_a_long_secret_stays(engine: Engine, length: int) -> None:
+    secret = ("aB3-xY9_kQ7-" * length)[:length]
+    for text in (f"password={secret} end", f"api_key: {secret} end"):
+        output, _ = engine.redact(text)
+        assert output.endswith("[SECRET] end")
+    assert engine.redact(secret, hint="client_secret")[0] == "[SECRET]"

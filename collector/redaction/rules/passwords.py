@@ -62,7 +62,7 @@ RULES = (
     Rule(
         name="SECRET",
         gate=rf"(?i)(?:{_LOGIN_WORDS.encode().decode('latin-1')})[^A-Za-z0-9]{{0,6}}[:=]",
-        pattern=rf"(?i)(?:{_LOGIN_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{4,256}})",
+        pattern=rf"(?i)(?:{_LOGIN_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{4,}})",
         check=_password,
         must_match=(
             "password: hunter2!",
@@ -83,7 +83,7 @@ RULES = (
     Rule(
         name="SECRET",
         gate=r"(?i)(?:key|secret|token|credentials?)[^A-Za-z0-9]{0,6}[:=]",
-        pattern=rf"(?i)(?:{_KEY_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{16,512}})",
+        pattern=rf"(?i)(?:{_KEY_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{16,}})",
         check=_key,
         must_match=(
             "api_key=" + "9f8A7b6C5d4E3f2G1h0I",
