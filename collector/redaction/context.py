@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from collector.redaction.pattern import latin1
+from collector.redaction.pattern import latin1, searched
 from collector.redaction.rule import CONTEXT_BYTES, REPLACED, Rule
 
 # Keys repeat from span to span; what they ask for is remembered.
@@ -73,9 +73,7 @@ class HintRules:
         self._keys = [
             (index, latin1(rule.keys.encode("latin-1"))) for index, rule in enumerate(rules) if rule.keys
         ]
-        # Most keys hold no context word: one pattern says so.
-        words = "|".join(f"(?:{context.gate})" for _, context in self._contexts)
-        self._any = latin1(words.encode("latin-1")) if words else None
+        self._any = searched([context.gate for _, context in self._contexts])
         self._known: dict[str, tuple[int, ...]] = {}
 
     def of(self, hint: str) -> tuple[int, ...]:
@@ -85,8 +83,10 @@ class HintRules:
         words = words_of(hint)
         asked = tuple(index for index, pattern in self._keys if pattern.search(words) is not None)
         # A gate wants something behind a short word.
-        if self._any is not None and self._any.search(words + b" ") is not None:
-            asked += tuple(index for index, context in self._contexts if context.announces(words))
+        for member in (self._any.Match(words + b" ") or ()) if self._contexts else ():
+            index, context = self._contexts[member]
+            if context.announces(words):
+                asked += (index,)
         if len(hint) <= _LONGEST_KNOWN_HINT:
             if len(self._known) >= _MOST_KNOWN_HINTS:
                 self._known = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import re2
@@ -20,6 +21,18 @@ def latin1(pattern: bytes) -> Any:
     options.encoding = re2.Options.Encoding.LATIN1
     options.never_capture = True
     return re2.compile(pattern, options)
+
+
+def searched(patterns: Sequence[str]) -> Any:
+    """Return a set of Latin-1 patterns that says which of them are in a text."""
+    options = _options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.never_capture = True
+    made = re2.Set.SearchSet(options)
+    for pattern in patterns:
+        made.Add(pattern.encode("latin-1"))
+    made.Compile()
+    return made
 
 
 def utf8(pattern: str, name: str, *, captures: bool = False) -> Any:
