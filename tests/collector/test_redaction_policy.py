@@ -266,3 +266,17 @@ def test_base64_is_looked_into_up_to_its_limit() -> None:
     assert engine(max_base64_bytes=40).redact(text) == (text, ())
     image = base64.b64encode(bytes(range(256)) * 4).decode()
     assert engine().redact(image) == (image, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("password: Tr0ub4dor&3xyz end", "password: [SECRET] end"),
+        ("password=Tr0ub4dor|3;xyz", "password=[SECRET]"),
+        ("Server=db;Password=Zx9!kLm2;Encrypt=true", "Server=db;Password=[SECRET];Encrypt=true"),
+        ("password: hunter2!, then more", "password: [SECRET], then more"),
+        ("https://x.example/?password=hunter2!&user=7", "https://x.example/?password=[SECRET]&user=7"),
+    ],
+)
+def test_no_part_of_a_password_stays_and_the_next_field_does(text: str, expected: str) -> None:
+    assert Engine().redact(text)[0] == expected

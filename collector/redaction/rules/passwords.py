@@ -26,15 +26,25 @@ _PLACEHOLDER = re.compile(
 )
 # Names in code: password = request.form, self.password_1, os.environ.
 _NAME = re.compile(rb"[A-Za-z_]+(?:[._][A-Za-z_]+[0-9]?)*[.:!?]?|[0-9]{1,5}|[0-9.]+%?|https?:.*")
+# Where a value seems to end at one of these, it goes on unless white space, a further field or the end follows.
+_GOES_ON = re.compile(rb"[&,;|<][^\s\"'\\]+")
+_NEXT_FIELD = re.compile(rb"[&,;|<]\s*/?[A-Za-z_][\w. -]{0,63}\s*[=:>]")
 _CLASSES = (re.compile(rb"[0-9]"), re.compile(rb"[a-z]"), re.compile(rb"[A-Z]"), re.compile(rb"[^0-9A-Za-z]"))
 _SHORTEST_PASSWORD = 6
 _SHORTEST_KEY = 16
 _LEAST_ENTROPY = 3.0
 
 
+def _whole(text: bytes, end: int) -> int:
+    """Return the end of a password that holds characters which usually end one, so that no part of it stays."""
+    more = _GOES_ON.match(text, end)
+    return end if more is None or _NEXT_FIELD.match(text, end) else more.end()
+
+
 def _password(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     """Accept six characters of two kinds or more that are neither a placeholder nor a name in code."""
-    end = start + len(text[start:end].rstrip(b".!?:"))
+    whole = _whole(text, end)
+    end = whole if whole > end else start + len(text[start:end].rstrip(b".?:"))
     found = text[start:end]
     if len(found) < _SHORTEST_PASSWORD or _PLACEHOLDER.fullmatch(found) or _NAME.fullmatch(found):
         return
