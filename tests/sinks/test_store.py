@@ -161,6 +161,20 @@ def test_the_trace_lookup_is_filled_once_though_spans_come_twice(store: Store) -
     assert rows == [{"a": NOW // 10**9, "b": NOW // 10**9 + 5, "n": 1}]
 
 
+def test_a_view_that_a_kill_left_short_is_filled_by_the_next_delivery(store: Store) -> None:
+    columns = spans([NOW]) | {"TraceId": ["e" * 32]}
+    store.insert("otel_traces", columns, "t")
+    assert store.embedded is not None
+    handle = store.embedded.handle()
+    # As after a SIGKILL between the table's part and the view's.
+    handle.query(f"TRUNCATE TABLE {store.database}.otel_traces_trace_id_ts")
+    handle.close()
+    assert count(store, "otel_traces_trace_id_ts") == 0
+    store.insert("otel_traces", columns, "t")
+    assert count(store, "otel_traces_trace_id_ts") == 1
+    assert count(store, "otel_traces") == 1
+
+
 def test_times_outside_the_calendar_become_its_nearest_end(store: Store) -> None:
     times = [0, 1, -1, MIN_TIME_NS - 1, -(2**63) - 5, MAX_TIME_NS, 2**64 - 1, 10**30]
     store.insert("otel_traces", spans(times), "t")
