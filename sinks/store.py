@@ -1,9 +1,8 @@
 """The store: ClickHouse, embedded or a server, behind one class.
 
-Delivery: an insert is synchronous, and every table is a ReplacingMergeTree over deterministic ids, so the same rows in
-another insert collapse. Where no view hangs on the table, an insert also carries a deduplication token, so that the same
-insert again changes nothing. Read tables with ``FINAL`` (:meth:`Store.query` and the query endpoint set ``final=1``) and
-each row is there once.
+Delivery: an insert is synchronous, and every table is a ReplacingMergeTree over deterministic ids, so rows that are
+inserted again collapse. Read tables with ``FINAL`` (:meth:`Store.query` and the query endpoint set ``final=1``) and each
+row is there once.
 """
 
 from __future__ import annotations
@@ -28,10 +27,6 @@ MIN_TIME_NS = -2_208_988_800 * 10**9
 MAX_TIME_NS = 2**63 - 1
 
 Columns = Mapping[str, Sequence[Any]]
-
-# A process that is killed between a table's part and its view's part leaves the view short, and a token would keep the
-# next insert of the same rows from ever reaching the view. So these tables rely on their sorting keys alone.
-_FEEDS_A_VIEW = frozenset({"otel_traces"})
 
 
 class Store:
@@ -102,8 +97,7 @@ class Store:
         rows
             Times are Unix nanoseconds; those outside what DateTime64(9) holds (1900 to 2262) become its nearest end.
         token
-            Names this insert: a second insert with the same token into the same table changes nothing, whatever it
-            holds. It must therefore stand for the content.
+            Names this insert in the engine's query log (``log_comment``).
 
         Raises
         ------
@@ -134,11 +128,14 @@ class Store:
         self, table: str, names: list[str], types: list[Any], data: list[Sequence[Any]], token: str
     ) -> None:
         client = self._open_client()
-        settings: dict[str, int | str] = {"async_insert": 0, "max_partitions_per_insert_block": 0}
-        if table in _FEEDS_A_VIEW:
-            settings["insert_deduplicate"] = 0
-        else:
-            settings |= {"insert_deduplicate": 1, "insert_deduplication_token": token}
+        settings = {
+            "async_insert": 0,
+            # The engine notes a token before the part is in place: killed in between, it would take the same insert
+            # for done and drop the rows. The sorting keys alone make rows unique.
+            "insert_deduplicate": 0,
+            "log_comment": token,
+            "max_partitions_per_insert_block": 0,
+        }
         context = client.create_insert_context(
             table, column_names=names, column_types=types, data=data, column_oriented=True, settings=settings
         )

@@ -1,7 +1,7 @@
 """The stage that writes what flows through the log into ClickHouse.
 
 Delivery: rows are inserted before the runtime commits the offsets, so nothing is lost. A batch that is processed again
-carries the same deduplication tokens; one that was cut differently after a crash collapses in the engine, because each
+inserts the same rows, and however it was cut after a crash they collapse in the engine, because each
 row's sorting key is a deterministic id. While the store is down the whole batch is tried again (``Unavailable``) and
 nothing goes to dead letters.
 """
@@ -40,7 +40,7 @@ class Inserter(Protocol):
     """What the stage needs of :class:`sinks.store.Store`."""
 
     def insert(self, table: str, rows: Mapping[str, Sequence[Any]], token: str) -> int:
-        """Insert columns once per token."""
+        """Insert columns; ``token`` names the insert."""
 
 
 class _Piece(msgspec.Struct):

@@ -46,7 +46,7 @@ ENGINE = ReplacingMergeTree(IngestedAt)
 PARTITION BY if(Timestamp >= toDateTime64('2020-01-01', 9, 'UTC') AND Timestamp < toDateTime64('2050-01-01', 9, 'UTC'), toDate(Timestamp, 'UTC'), toDate(0))
 PRIMARY KEY (ServiceName, SpanName, toDateTime(Timestamp))
 ORDER BY (ServiceName, SpanName, toDateTime(Timestamp), TraceId, SpanId, Tenant)
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1;
 
 -- From a trace id to its time. Readers take min(Start) and max(End), so repeated rows change nothing.
 CREATE TABLE IF NOT EXISTS otel_traces_trace_id_ts
@@ -60,7 +60,7 @@ CREATE TABLE IF NOT EXISTS otel_traces_trace_id_ts
 ENGINE = ReplacingMergeTree(IngestedAt)
 PARTITION BY toYYYYMM(Start, 'UTC')
 ORDER BY (TraceId, Start, End)
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS otel_traces_trace_id_ts_mv TO otel_traces_trace_id_ts
 AS SELECT
@@ -94,4 +94,4 @@ CREATE TABLE IF NOT EXISTS sampled_traces
 ENGINE = ReplacingMergeTree(ingested_at)
 PARTITION BY if(time >= toDateTime64('2020-01-01', 9, 'UTC') AND time < toDateTime64('2050-01-01', 9, 'UTC'), toYYYYMM(time, 'UTC'), 0)
 ORDER BY (tenant, toStartOfHour(time, 'UTC'), trace_id, chunk_id)
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1;

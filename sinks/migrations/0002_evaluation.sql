@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS scores
 ENGINE = ReplacingMergeTree(ingested_at)
 PARTITION BY if(time >= toDateTime64('2020-01-01', 9, 'UTC') AND time < toDateTime64('2050-01-01', 9, 'UTC'), toYYYYMM(time, 'UTC'), 0)
 ORDER BY (tenant, rubric, toStartOfHour(time, 'UTC'), score_id)
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1;
 
 -- Rolling windows, written by the drift stage; a correction has a higher version and replaces what it corrects.
 -- No view sums them up: redelivery would count twice.
@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS cohort_windows
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY if(end_time >= toDateTime64('2020-01-01', 9, 'UTC') AND end_time < toDateTime64('2050-01-01', 9, 'UTC'), toYYYYMM(end_time, 'UTC'), 0)
 ORDER BY (tenant, view, cohort, rubric, evaluator, window_seconds, end_time)
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1;
 
 CREATE VIEW IF NOT EXISTS cohort_means AS
 SELECT tenant, view, cohort, attributes, rubric, evaluator, window_seconds, end_time, mean, standard_error, n, n_eff,

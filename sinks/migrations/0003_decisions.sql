@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS verdicts
 ENGINE = ReplacingMergeTree(ingested_at)
 PARTITION BY if(time >= toDateTime64('2020-01-01', 9, 'UTC') AND time < toDateTime64('2050-01-01', 9, 'UTC'), toYYYYMM(time, 'UTC'), 0)
 ORDER BY (tenant, rollout, rubric, toStartOfHour(time, 'UTC'), verdict_id)
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1;
 
 -- One row per incident; the highest version is how it stands.
 CREATE TABLE IF NOT EXISTS incidents
@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS incidents
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (tenant, incident_id)
-SETTINGS index_granularity = 8192, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192;
 
 CREATE TABLE IF NOT EXISTS rollbacks
 (
@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS rollbacks
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (tenant, rollback_id)
-SETTINGS index_granularity = 8192, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192;
 
 -- Records no stage could use. "value" holds the original bytes, "topic", "partition" and "offset" where they were.
 CREATE TABLE IF NOT EXISTS dead_letters
@@ -98,7 +98,7 @@ CREATE TABLE IF NOT EXISTS dead_letters
 ENGINE = ReplacingMergeTree(time)
 PARTITION BY toYYYYMM(time, 'UTC')
 ORDER BY (stage, topic, partition, offset)
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1;
 
 CREATE VIEW IF NOT EXISTS verdicts_latest AS
 SELECT * FROM verdicts FINAL
