@@ -64,14 +64,24 @@ class Cohort:
             scores = one_level_lower(self._rng, scores, drop)
         return np.clip(scores + self._swing * np.sin(2 * np.pi * minutes / 1440), 0.0, 1.0)
 
+    @property
+    def settings(self) -> WatchSettings:
+        """The watch's settings."""
+        return self._settings
+
+    def step(self, drop: float = 0.0) -> int:
+        """Let ten minutes pass, one unit each; return the time reached, Unix nanoseconds."""
+        values = self._values(self._minute, 10, drop)
+        units = [("judge", _unit(self._minute + i, float(value))) for i, value in enumerate(values)]
+        self._minute += 10
+        now = START + self._minute * MINUTE
+        self.watch.take(now, units, self._settings, 0)
+        return now
+
     def until_page(self, minutes: int, streams: int, drop: float = 0.0) -> int | None:
         """Watch for ``minutes``, ten at a time; return the units until a page, None if there is none."""
         for begin in range(0, minutes, 10):
-            values = self._values(self._minute, 10, drop)
-            units = [("judge", _unit(self._minute + i, float(value))) for i, value in enumerate(values)]
-            self._minute += 10
-            now = START + self._minute * MINUTE
-            self.watch.take(now, units, self._settings, 0)
+            now = self.step(drop)
             self.watch.state, _, _ = self.watch.judge(now, now, streams, self._settings, 0)
             if self.watch.state == "regressed":
                 return begin + 10

@@ -48,12 +48,16 @@ class Minute:
 
 
 class VectorGate:
-    """``runs`` gates with one rubric each, fed minute by minute (bucket and pane of one minute, window 15 minutes)."""
+    """``runs`` gates with one rubric each, fed minute by minute (bucket and pane of one minute, window 15 minutes).
 
-    def __init__(self, runs: int, settings: RolloutSettings) -> None:
+    With ``severe`` the rubric is tested by itself, like an operational stream, at that part of alpha.
+    """
+
+    def __init__(self, runs: int, settings: RolloutSettings, severe: float | None = None) -> None:
         assert settings.present_window == 60 * _SHORT
-        assert len(settings.rubrics) == 1
         self._settings = settings
+        self._alpha = settings.rubric_alpha if severe is None else severe
+        self._min_units = settings.min_units if severe is None else settings.severe_min_units
         self._runs = runs
         self._capital = np.zeros((runs, len(GRID)))
         self._sums = np.full((runs, len(GRID)), -np.inf)
@@ -81,6 +85,12 @@ class VectorGate:
 
     def step(self, minute: Minute) -> Any:
         """Take a minute and return which rollouts are or have been ``regressed``, shape (R,)."""
+        self.take(minute)
+        self.regressed |= self.judge(self.log_e, self.log_sr)
+        return self.regressed
+
+    def take(self, minute: Minute) -> None:
+        """Take a minute."""
         if minute.evaluator != self._evaluator:
             if self._evaluator:
                 self._capital -= np.maximum(0.0, self.log_e)[:, None]
@@ -109,8 +119,6 @@ class VectorGate:
         self._low[rows, slot[rows]] = low[rows]
         self._high[rows, slot[rows]] = high[rows]
         self._buckets += any_units
-        self.regressed |= self._judge()
-        return self.regressed
 
     def _cap(self, low: Any, high: Any) -> Any:
         first = self._buckets == 0
@@ -136,18 +144,41 @@ class VectorGate:
         self._position += real.sum(axis=1)
         self.pairs += real.sum(axis=1)
 
-    def _judge(self) -> Any:
+    def judge(self, log_e: Any, log_sr: Any) -> Any:
+        """Return which are ``regressed`` now, where the two values are the means over all rubrics that share alpha."""
         settings = self._settings
         back = (self._minute - 1 - np.arange(_SHORT)) % _PANES
         short, long = self._panes[..., back].sum(axis=-1), self._panes.sum(axis=-1)
-        enough = short[:, 0].min(axis=0) >= settings.min_units
+        enough = short[:, 0].min(axis=0) >= self._min_units
         sums = np.where(enough, short, long)
         both = sums[:, 0].min(axis=0) > 0
         with np.errstate(divide="ignore", invalid="ignore"):
             means = sums[:, 2] / sums[:, 1]
         drop = np.where(both, means[1] - means[0], -1.0)
-        e_bar = -np.log(settings.alpha * (1.0 - settings.late_share))
-        sr_bar = np.log(settings.max_units / (settings.alpha * settings.late_share))
-        evidence = (self.log_e >= e_bar) | (self.log_sr >= sr_bar)
-        units = self._units.min(axis=0) >= settings.min_units
+        e_bar = -np.log(self._alpha * (1.0 - settings.late_share))
+        sr_bar = np.log(settings.max_units / (self._alpha * settings.late_share))
+        # The rubric's own value counts as well: its neighbours must not condemn it.
+        evidence = (np.minimum(log_e, self.log_e) >= e_bar) | (np.minimum(log_sr, self.log_sr) >= sr_bar)
+        units = self._units.min(axis=0) >= self._min_units
         return evidence & units & (drop >= settings.size)
+
+
+class VectorRollout:
+    """``runs`` rollouts that gate on several rubrics and on one operational stream, as the default settings do."""
+
+    def __init__(self, runs: int, settings: RolloutSettings) -> None:
+        assert len(settings.operations) == 1
+        self.rubrics = [VectorGate(runs, settings) for _ in settings.rubrics]
+        self.operations = VectorGate(runs, settings, settings.operations_share)
+
+    def step(self, rubrics: list[Minute], operations: Minute) -> Any:
+        """Take a minute and return what is or has been ``regressed``, shape (rubrics + 1, R): the stream is last."""
+        for gate, minute in zip(self.rubrics, rubrics, strict=True):
+            gate.take(minute)
+        count = np.log(len(self.rubrics))
+        log_e = np.logaddexp.reduce([gate.log_e for gate in self.rubrics], axis=0) - count
+        log_sr = np.logaddexp.reduce([gate.log_sr for gate in self.rubrics], axis=0) - count
+        for gate in self.rubrics:
+            gate.regressed |= gate.judge(log_e, log_sr)
+        self.operations.step(operations)
+        return np.array([gate.regressed for gate in (*self.rubrics, self.operations)])

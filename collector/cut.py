@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from collector.partition import partition
+from collector.wire import Wire
 from stream.stage import Headers, Output
 
 
@@ -28,58 +30,54 @@ class Shape(NamedTuple):
 
 
 def cut(
-    items: Sequence[Item],
+    wire: Wire,
+    items: Sequence[int],
+    trace_ids: Sequence[bytes],
     shape: Shape,
     *,
     headers: Headers,
     partitions: int,
     max_bytes: int,
-    whole: Any = None,
 ) -> Iterator[Output]:
-    """Yield records that together hold ``items`` with their resources and scopes, in order.
+    """Yield records that together hold ``items`` of ``wire`` with their resources and scopes, in order.
 
     The key is the trace id if all items of a record are of one trace, else empty. With several partitions each record
     names its partition.
 
     Parameters
     ----------
+    items, trace_ids
+        Numbers of the spans or log records, ascending, and the trace id of each.
     partitions
         Partition count of the topic; 1 leaves the choice (there is none) to the log.
     max_bytes
         Largest record; one item that is larger makes a record of its own.
-    whole
-        The request, if ``items`` is all that is in it: it needs no taking apart when it fits into one record.
     """
-    if whole is not None and partitions == 1 and items:
-        # An export request and TracesData (LogsData) are the same bytes: one repeated field with number 1.
-        value = whole.SerializeToString()
-        if len(value) <= max_bytes:
-            yield _output(value, items, shape, headers, None)
-            return
-    bins: dict[int | None, list[Item]] = {}
+    bins: dict[int | None, list[int]] = {}
+    trace_of = dict(zip(items, trace_ids, strict=True))
     if partitions == 1:
         bins[None] = list(items)
     else:
         chosen: dict[bytes, int] = {}
-        for item in items:
-            trace_id = item.message.trace_id
+        for item, trace_id in trace_of.items():
             if (number := chosen.get(trace_id)) is None:
                 number = chosen[trace_id] = partition(trace_id, partitions)
             bins.setdefault(number, []).append(item)
-    for number, members in bins.items():
-        for chunk in _chunks(members, max_bytes):
-            yield _output(_assemble(chunk, shape), chunk, shape, headers, number)
+    for where, members in bins.items():
+        for chunk in wire.chunks(members, max_bytes):
+            yield record(wire.assemble(chunk), {trace_of[item] for item in chunk}, shape, headers, where)
 
 
-def _output(
-    value: bytes, items: Sequence[Item], shape: Shape, headers: Headers, number: int | None
+def record(
+    value: bytes, trace_ids: AbstractSet[bytes], shape: Shape, headers: Headers, number: int | None
 ) -> Output:
-    trace_ids = {item.message.trace_id for item in items}
-    key = trace_ids.pop() if len(trace_ids) == 1 else b""
+    """Return the record of spans or log records of ``trace_ids``."""
+    key = next(iter(trace_ids)) if len(trace_ids) == 1 else b""
     return Output(topic=shape.topic, value=value, key=key, headers=headers, partition=number)
 
 
-def _chunks(items: list[Item], max_bytes: int) -> Iterator[list[Item]]:
+def chunks(items: list[Item], max_bytes: int) -> Iterator[list[Item]]:
+    """Yield ``items`` in pieces that take at most ``max_bytes`` as a record, but for single items that are larger."""
     chunk: list[Item] = []
     size = 0
     resource: Any = None
@@ -107,7 +105,8 @@ def _envelope(group: Any, field: str) -> int:
     return int(getattr(group, field).ByteSize()) + len(group.schema_url.encode()) + 24
 
 
-def _assemble(chunk: list[Item], shape: Shape) -> bytes:
+def assemble(chunk: list[Item], shape: Shape) -> bytes:
+    """Return the record of ``chunk``, with the resources and scopes of its items."""
     data = shape.data()
     resource: Any = None
     scope: Any = None

@@ -1,7 +1,12 @@
-"""OTLP over gRPC: TraceService, LogsService, a clear answer for MetricsService, and the gRPC health protocol."""
+"""OTLP over gRPC: TraceService, LogsService, clear answers for metrics and profiles, health and reflection.
+
+The methods are unary on the wire but served as streams of one message: only so are the sender's token and its limits
+looked at before its message is received, and what is refused is not read.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +14,16 @@ import grpc
 import grpc.aio
 from google.rpc.code_pb2 import Code
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from collector.budget import Ticket
+from collector.certificate import names_of_context
 from collector.ingest import Ingested
 from collector.intake import Intake, Signal
 from collector.settings import CollectorSettings, TlsSettings
-from collector.status import METRICS_MESSAGE, Answer, answer
+from collector.status import METRICS_MESSAGE, PROFILES_MESSAGE, Answer, answer
 from collector.tenants import Tenants
 from stream.errors import Permanent, StartError, Transient
 
@@ -23,6 +31,9 @@ _PACKAGE = "opentelemetry.proto.collector"
 _TRACES = f"{_PACKAGE}.trace.v1.TraceService"
 _LOGS = f"{_PACKAGE}.logs.v1.LogsService"
 _METRICS = f"{_PACKAGE}.metrics.v1.MetricsService"
+_PROFILES = f"{_PACKAGE}.profiles.v1development.ProfilesService"
+# Calls on a connection that has become too old may end for so long.
+_CONNECTION_GRACE_MS = 30_000
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -34,9 +45,15 @@ class GrpcServer:
     """
 
     def __init__(
-        self, settings: CollectorSettings, intake: Intake, tenants: Tenants, ready: Callable[[], bool]
+        self,
+        settings: CollectorSettings,
+        intake: Intake,
+        tenants: Tenants,
+        ready: Callable[[], bool],
+        shared_port: bool = False,
     ) -> None:
         self._settings = settings
+        self._shared_port = shared_port
         self._intake = intake
         self._tenants = tenants
         self._health = _Health(ready, (_TRACES, _LOGS))
@@ -53,24 +70,33 @@ class GrpcServer:
         """
         listen = self._settings.grpc
         limit = self._settings.max_request_bytes
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                # Without this a second process could take the same port and half of the spans with it.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_concurrent_streams", 256),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
+        options = [
+            ("grpc.max_receive_message_length", limit),
+            # Unless it is meant, a second process must not take the same port and half of the spans with it.
+            ("grpc.so_reuseport", int(self._shared_port)),
+            ("grpc.max_concurrent_streams", 256),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+        if listen.max_connection_age is not None:
+            options += [
+                ("grpc.max_connection_age_ms", int(listen.max_connection_age * 1000)),
+                ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
             ]
-        )
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers(
             (
                 _service(_TRACES, self._traces),
                 _service(_LOGS, self._logs),
-                _service(_METRICS, self._metrics),
+                _service(_METRICS, _not_served(METRICS_MESSAGE)),
+                _service(_PROFILES, _not_served(PROFILES_MESSAGE)),
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if listen.reflection:
+            reflection.enable_server_reflection(
+                (_TRACES, _LOGS, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            )
         host = f"[{listen.host}]" if ":" in listen.host else listen.host
         address = f"{host}:{listen.port}"
         try:
@@ -92,25 +118,42 @@ class GrpcServer:
             await self._server.stop(grace)
             self._server = None
 
-    async def _traces(self, body: bytes, context: Any) -> bytes:
-        return await self._export("traces", body, context)
+    async def _traces(self, messages: Any, context: Any) -> bytes:
+        return await self._export("traces", context)
 
-    async def _logs(self, body: bytes, context: Any) -> bytes:
-        return await self._export("logs", body, context)
+    async def _logs(self, messages: Any, context: Any) -> bytes:
+        return await self._export("logs", context)
 
-    async def _metrics(self, body: bytes, context: Any) -> bytes:
-        return await _abort(context, answer(Permanent("unimplemented", METRICS_MESSAGE)))
-
-    async def _export(self, signal: Signal, body: bytes, context: Any) -> bytes:
-        ticket = self._intake.ticket()
+    async def _export(self, signal: Signal, context: Any) -> bytes:
+        tenant = ""
         try:
-            tenant = self._tenants.of(_authorization(context))
-            ticket.grow(len(body))
+            tenant = self._tenants.of(_authorization(context), names_of_context(context.auth_context()))
+            ticket = self._intake.admit(tenant)
+            try:
+                body = await self._receive(context, ticket)
+            except BaseException:
+                ticket.release()
+                raise
             ingested = await self._intake.export(signal, body, tenant, ticket)
         except (Permanent, Transient) as error:
-            self._intake.refused(error)
+            self._intake.refused(error, tenant)
             return await _abort(context, answer(error))
         return response(signal, ingested).SerializeToString()  # type: ignore[no-any-return]
+
+    async def _receive(self, context: Any, ticket: Ticket) -> bytes:
+        self._intake.expect(ticket)
+        try:
+            async with asyncio.timeout(self._settings.read_timeout):
+                body = await context.read()
+        except TimeoutError as error:
+            raise Permanent(
+                "too_slow", f"the message did not arrive within {self._settings.read_timeout:g} s"
+            ) from error
+        if not isinstance(body, bytes):
+            # The sender has gone, or gRPC has told it that the message is too large.
+            raise Permanent("no_message", "no message was received")
+        self._intake.received(ticket, len(body))
+        return body
 
 
 def response(signal: Signal, ingested: Ingested) -> Any:
@@ -130,7 +173,16 @@ def response(signal: Signal, ingested: Ingested) -> Any:
 
 def _service(name: str, export: Any) -> grpc.GenericRpcHandler:
     # No deserializer: the handler gets bytes and answers bytes.
-    return grpc.method_handlers_generic_handler(name, {"Export": grpc.unary_unary_rpc_method_handler(export)})
+    return grpc.method_handlers_generic_handler(
+        name, {"Export": grpc.stream_unary_rpc_method_handler(export)}
+    )
+
+
+def _not_served(message: str) -> Any:
+    async def export(messages: Any, context: Any) -> bytes:
+        return await _abort(context, answer(Permanent("unimplemented", message)))
+
+    return export
 
 
 def _authorization(context: Any) -> str | None:

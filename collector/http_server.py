@@ -15,25 +15,35 @@ from aiohttp import web
 from google.protobuf import json_format
 
 from collector import otlp_json
+from collector.budget import Ticket
+from collector.certificate import names_of_peer
 from collector.compression import ENCODINGS, decompress
+from collector.cors import cross_origin
 from collector.grpc_server import response
-from collector.intake import Decode, Intake, Signal, Ticket
+from collector.intake import Decode, Intake, Signal
 from collector.settings import CollectorSettings, TlsSettings
-from collector.status import METRICS_MESSAGE, Answer, answer
+from collector.status import METRICS_MESSAGE, PROFILES_MESSAGE, Answer, answer
 from collector.tenants import Tenants
 from stream.errors import Permanent, StartError, Transient
 
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
+_TENANT = web.RequestKey("tenant", str)
 
 
 class HttpServer:
     """The HTTP listener."""
 
     def __init__(
-        self, settings: CollectorSettings, intake: Intake, tenants: Tenants, ready: Callable[[], bool]
+        self,
+        settings: CollectorSettings,
+        intake: Intake,
+        tenants: Tenants,
+        ready: Callable[[], bool],
+        shared_port: bool = False,
     ) -> None:
         self._settings = settings
+        self._shared_port = shared_port
         self._application = otlp_application(settings, intake, tenants, ready)
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -52,7 +62,12 @@ class HttpServer:
         await self._runner.setup()
         context = _context(listen.tls) if listen.tls else None
         site = web.TCPSite(
-            self._runner, listen.host, listen.port, ssl_context=context, reuse_port=False, reuse_address=True
+            self._runner,
+            listen.host,
+            listen.port,
+            ssl_context=context,
+            reuse_port=self._shared_port,
+            reuse_address=True,
         )
         try:
             await site.start()
@@ -81,10 +96,12 @@ def otlp_application(
 ) -> web.Application:
     """Return the routes as an application; serve it with ``auto_decompress=False``."""
     handlers = _Handlers(settings, intake, tenants, ready)
-    application = web.Application(middlewares=[_errors(intake)])
+    cors = [cross_origin(settings.http.cors)] if settings.http.cors else []
+    application = web.Application(middlewares=[*cors, _errors(intake)])
     application.router.add_post("/v1/traces", handlers.traces)
     application.router.add_post("/v1/logs", handlers.logs)
     application.router.add_post("/v1/metrics", handlers.metrics)
+    application.router.add_post("/v1development/profiles", handlers.profiles)
     application.router.add_get("/livez", handlers.livez)
     application.router.add_get("/readyz", handlers.readyz)
     return application
@@ -109,6 +126,9 @@ class _Handlers:
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         raise Permanent("unimplemented", METRICS_MESSAGE)
 
+    async def profiles(self, request: web.Request) -> web.StreamResponse:
+        raise Permanent("unimplemented", PROFILES_MESSAGE)
+
     async def livez(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
 
@@ -116,7 +136,10 @@ class _Handlers:
         return web.Response(text="ready\n") if self._ready() else web.Response(status=503, text="not ready\n")
 
     async def _export(self, signal: Signal, request: web.Request) -> web.StreamResponse:
-        tenant = self._tenants.of(request.headers.get("Authorization"))
+        certificate = request.transport.get_extra_info("peercert") if request.transport else None
+        tenant = self._tenants.of(request.headers.get("Authorization"), names_of_peer(certificate))
+        request[_TENANT] = tenant
+        ticket = self._intake.admit(tenant)
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower() or "identity"
         if request.content_type not in (_PROTOBUF, _JSON):
             raise Permanent("unsupported_media_type", f"Content-Type must be {_PROTOBUF} or {_JSON}")
@@ -124,9 +147,8 @@ class _Handlers:
             raise Permanent(
                 "unsupported_media_type", f"Content-Encoding must be one of {', '.join(ENCODINGS)}"
             )
-        ticket = self._intake.ticket()
         try:
-            body = await self._read(request, ticket)
+            body = await self._read(request, tenant, ticket)
         except BaseException:
             ticket.release()
             raise
@@ -137,11 +159,11 @@ class _Handlers:
             return web.Response(text=json_format.MessageToJson(message, indent=None), content_type=_JSON)
         return web.Response(body=message.SerializeToString(), content_type=_PROTOBUF)
 
-    async def _read(self, request: web.Request, ticket: Ticket) -> bytes:
+    async def _read(self, request: web.Request, tenant: str, ticket: Ticket) -> bytes:
         length = request.content_length or 0
         if length > self._limit:
             raise Permanent("too_large", f"the body is larger than {self._limit} bytes")
-        self._intake.budget.room_for(length)
+        self._intake.budget.room_for(tenant, length)
         body = bytearray()
         try:
             async with asyncio.timeout(self._read_timeout):
@@ -184,7 +206,7 @@ def _errors(intake: Intake) -> Any:
         except web.HTTPMethodNotAllowed as raised:
             error = Permanent("method_not_allowed", f"{raised.method} is not allowed here")
             headers["Allow"] = ",".join(sorted(raised.allowed_methods))
-        intake.refused(error)
+        intake.refused(error, request.get(_TENANT, ""))
         return _told(request, answer(error), headers)
 
     return middleware
@@ -205,6 +227,9 @@ def _told(request: web.Request, told: Answer, headers: dict[str, str]) -> web.Re
 
 def _context(tls: TlsSettings) -> ssl.SSLContext:
     try:
+        for file in (tls.cert_file, tls.key_file, tls.client_ca_file):
+            if file is not None:
+                file.open("rb").close()  # ssl does not say which one is missing
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca_file)
         context.load_cert_chain(tls.cert_file, tls.key_file)
     except OSError as error:  # ssl.SSLError is one

@@ -22,7 +22,7 @@ _LONGEST_KNOWN_KEY = 128
 
 
 # Where a text came from: message, field, place, owner, and for keys the attributes among which the key must stay unique,
-# for items of a repeated field their index. A plain tuple: one is made per string.
+# for items of a repeated field their index, for values inside values their path. A plain tuple: one is made per string.
 _Slot = tuple[Any, str, str, int, Any]
 
 
@@ -60,6 +60,7 @@ class Places:
         self.texts: list[bytes] = []
         self.hints: list[str] = []
         self.reasons: dict[int, str] = {}
+        self.cleared = False  # whether anything was taken out while gathering
         self._slots: list[_Slot] = []
         self._owners = 0
         self._max_depth = max_depth
@@ -120,7 +121,7 @@ class Places:
         self._text(record, "event_name", "log.event_name", owner)
         self._attributes(record.attributes, "log.attribute", owner)
         if record.HasField("body"):
-            self._value(record.body, record.body.WhichOneof("value"), "", "log.body", owner, 0)
+            self._value(record.body, record.body.WhichOneof("value"), "", "log.body", "log.body", owner, 0)
         return owner
 
     def _text(self, message: Any, field: str, place: str, owner: int) -> None:
@@ -148,37 +149,48 @@ class Places:
             elif -_SMALLEST_NUMBER < value.int_value < _SMALLEST_NUMBER and value.int_value:
                 continue
             elif (kind := value.WhichOneof("value")) is not None and kind != "string_value":
-                self._value(value, kind, key, place, owner, 0)
+                self._value(value, kind, key, f"{place}s.{key}", place, owner, 0)
 
     def _key(self, key: str, attribute: Any, siblings: Any, place: str, owner: int) -> None:
         self._keys.add(key)
         self._add(key.encode(), "", (attribute, "key", place + ".key", owner, siblings))
 
-    def _value(self, value: Any, kind: str | None, hint: str, place: str, owner: int, depth: int) -> None:
+    def _value(
+        self, value: Any, kind: str | None, hint: str, path: str, place: str, owner: int, depth: int
+    ) -> None:
         if kind == "string_value":
-            self._add(value.string_value.encode(), hint, (value, kind, place, owner, None))
+            self._add(value.string_value.encode(), hint, (value, kind, place, owner, path))
         elif kind == "int_value" or kind == "double_value":
             number = getattr(value, kind)
             if number >= _SMALLEST_NUMBER or number <= -_SMALLEST_NUMBER:
-                self._add(number_text(number), hint, (value, kind, place, owner, None))
+                self._add(number_text(number), hint, (value, kind, place, owner, path))
         elif kind == "bytes_value":
-            self._add(value.bytes_value, hint, (value, kind, place, owner, None))
+            self._add(value.bytes_value, hint, (value, kind, place, owner, path))
         elif kind == "array_value" or kind == "kvlist_value":
             if depth >= self._max_depth:
                 self.reasons.setdefault(owner, "too_deep")
             elif kind == "array_value":
                 for item in value.array_value.values:
-                    self._value(item, item.WhichOneof("value"), hint, place, owner, depth + 1)
+                    self._value(item, item.WhichOneof("value"), hint, path, place, owner, depth + 1)
             else:
                 items = value.kvlist_value.values
                 for item in items:
                     if item.key not in self._known_keys.keys:
                         self._key(item.key, item, items, place, owner)
                     inner = item.value
-                    self._value(inner, inner.WhichOneof("value"), item.key, place, owner, depth + 1)
+                    self._value(
+                        inner,
+                        inner.WhichOneof("value"),
+                        item.key,
+                        f"{path}.{item.key}",
+                        place,
+                        owner,
+                        depth + 1,
+                    )
         elif kind == "string_value_strindex":
             # Points into a dictionary that only profiles have.
             value.ClearField("string_value_strindex")
+            self.cleared = True
 
     def _add(self, text: bytes, hint: str, slot: _Slot) -> None:
         if len(text) > self._max_string:
@@ -187,6 +199,13 @@ class Places:
         self.texts.append(text)
         self.hints.append(hint)
         self._slots.append(slot)
+
+    def path(self, index: int) -> str:
+        """Return where text ``index`` stands, as ``redaction.paths`` calls it: ``span.attributes.user.id``, ``log.body``."""
+        _, _, place, _, path = self._slots[index]
+        if isinstance(path, str):
+            return path
+        return f"{place}s.{self.hints[index]}" if place.endswith(".attribute") else place
 
     # Writing back
 

@@ -27,6 +27,10 @@ class Receivers:
         Whether the process can take data; what ``/readyz`` and the gRPC health protocol say.
     partitions
         Partition count of the topics ``otlp_spans`` and ``otlp_logs``.
+    clock
+        Seconds that only ever grow, for the limits of tenants.
+    shared_ports
+        Whether other processes listen on the same ports (``SO_REUSEPORT``); the kernel deals connections out to them.
 
     Raises
     ------
@@ -41,18 +45,21 @@ class Receivers:
         ready: Callable[[], bool],
         *,
         partitions: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        shared_ports: bool = False,
     ) -> None:
         self._settings = settings
         self._stopping = False
-        self.ingest = Ingest(settings, partitions=partitions)
-        self._intake = Intake(settings, self.ingest, publish)
+        self.ingest = Ingest(settings, partitions=partitions, clock=clock)
+        self._intake = Intake(settings, self.ingest, publish, clock)
         tenants = Tenants(settings.tenants)
 
         def is_ready() -> bool:
             return not self._stopping and ready()
 
-        self._grpc = GrpcServer(settings, self._intake, tenants, is_ready) if settings.grpc.enabled else None
-        self._http = HttpServer(settings, self._intake, tenants, is_ready) if settings.http.enabled else None
+        parts = (settings, self._intake, tenants, is_ready, shared_ports)
+        self._grpc = GrpcServer(*parts) if settings.grpc.enabled else None
+        self._http = HttpServer(*parts) if settings.http.enabled else None
 
     @property
     def grpc_port(self) -> int:

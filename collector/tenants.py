@@ -1,4 +1,4 @@
-"""Who is sending: bearer tokens to tenant names."""
+"""Who is sending: bearer tokens and client certificates to tenant names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 
-from collector.settings import TenantSettings
+from collector.tenant_settings import TenantSettings
 from stream.errors import ConfigError, Permanent
 
 DEFAULT_TENANT = "default"
@@ -20,14 +20,23 @@ class Tenants:
     Raises
     ------
     ConfigError
-        A token is missing or short, or two tenants share one.
+        A token is missing or short, or two tenants share one, or a name in certificates.
     """
 
     def __init__(self, settings: Sequence[TenantSettings]) -> None:
         self._key = secrets.token_bytes(32)
+        self._open = not settings
         self._digests: list[tuple[bytes, str]] = []
+        self._certificates: dict[str, str] = {}
         seen: dict[bytes, str] = {}
         for tenant in settings:
+            for name in tenant.certificates:
+                if self._certificates.setdefault(name, tenant.name) != tenant.name:
+                    raise ConfigError(
+                        f"tenants {self._certificates[name]} and {tenant.name} have the same certificate name {name}"
+                    )
+            if tenant.token is None and tenant.token_sha256 is None:
+                continue
             digest = self._keyed(_sha256(tenant))
             if digest in seen:
                 raise ConfigError(f"tenants {seen[digest]} and {tenant.name} have the same token")
@@ -37,16 +46,38 @@ class Tenants:
     def _keyed(self, sha256: bytes) -> bytes:
         return hashlib.blake2b(sha256, key=self._key, digest_size=32).digest()
 
-    def of(self, authorization: str | None) -> str:
-        """Return the tenant that an ``Authorization`` value belongs to; ``default`` if no tenants are configured.
+    def of(self, authorization: str | None, certificate: frozenset[str] = frozenset()) -> str:
+        """Return the tenant of a request; ``default`` if no tenants are configured.
+
+        Parameters
+        ----------
+        authorization
+            The value of ``Authorization``. If there is one it decides, and a certificate must not contradict it.
+        certificate
+            Names in the verified client certificate (:mod:`collector.certificate`).
 
         Raises
         ------
         Permanent
-            ``unauthenticated``: no token, or an unknown one.
+            ``unauthenticated``: neither token nor known certificate, or an unknown token. ``forbidden``: the certificate
+            is verified, but is no tenant's, or is another tenant's than the token.
         """
-        if not self._digests:
+        if self._open:
             return DEFAULT_TENANT
+        shown = {tenant for name in certificate if (tenant := self._certificates.get(name)) is not None}
+        if len(shown) > 1:
+            raise Permanent("forbidden", "the certificate has names of several tenants")
+        if authorization is None:
+            if shown:
+                return shown.pop()
+            if certificate and self._certificates:
+                raise Permanent("forbidden", "the client certificate belongs to no tenant")
+        name = self._by_token(authorization)
+        if shown and name not in shown:
+            raise Permanent("forbidden", "the token and the client certificate belong to different tenants")
+        return name
+
+    def _by_token(self, authorization: str | None) -> str:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Permanent(

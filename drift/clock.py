@@ -22,8 +22,13 @@ class EventClock(msgspec.Struct):
         """Move on to ``time_ns`` if that is later; return whether a tick boundary was crossed."""
         if time_ns <= self.now:
             return False
-        crossed = self.now > 0 and time_ns // self.step > self.now // self.step
+        crossed = self.crosses(time_ns)
         if crossed or self.now == 0:
-            self.horizon = max(0, (time_ns - self.lateness) // self.step * self.step)
+            # Never back, also where a restart has brought a longer lateness: what has been closed stays closed.
+            self.horizon = max(self.horizon, (time_ns - self.lateness) // self.step * self.step)
         self.now = time_ns
         return crossed
+
+    def crosses(self, time_ns: int) -> bool:
+        """Whether moving on to ``time_ns`` would cross a tick boundary."""
+        return self.now > 0 and time_ns // self.step > self.now // self.step

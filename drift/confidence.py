@@ -26,9 +26,10 @@ class ConfidenceSequence(msgspec.Struct):
     as a weighted mean over the fractions c. The upper end is the smallest m with B_m >= 2/alpha, the lower end the largest m
     with A_m >= 2/alpha. ``d`` is the weighted difference of a pair and ``v`` its weight (1 without sampling weights).
 
-    With probability 1 - alpha the interval contains, at all times together, the average so far of the (conditional)
-    mean differences. This needs no constant mean: bets are fixed in advance, so B_m is at most a martingale wherever
-    that average is at least m. At m = -margin and alpha = .05 the upper end is the gate's own e-process against 40.
+    With probability 1 - alpha the interval contains a constant (conditional) mean difference at all times together. If
+    the mean changes: bets are fixed in advance, so B_m is at most a martingale of mean 1 wherever the average so far is at
+    least m; hence, for each m, the probability that B_m ever reaches 2/alpha while that average is at least m is at most
+    alpha/2. At m = -margin and alpha = .05 the upper end is the gate's own e-process against 40.
 
     The ends are grid values, rounded outwards.
 

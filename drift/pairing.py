@@ -17,7 +17,7 @@ from drift.eprocess import Floats
 Ints = NDArray[np.int64]
 
 
-class UnitMean(msgspec.Struct, frozen=True):
+class UnitMean(msgspec.Struct, frozen=True, gc=False):
     """What one closed unit brings to one rubric."""
 
     key: int  # hash of the unit's id; decides its place

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 import msgspec
+import numpy as np
 
 from drift.pairing import UnitMean
 from stream.records import WindowEvidence
@@ -69,11 +70,16 @@ class PresentWindows(msgspec.Struct):
 
 
 def _add(panes: dict[int, list[float]], index: int, units: Iterable[UnitMean]) -> None:
-    for unit in units:
-        sums = panes.setdefault(index, [0.0] * _SUMS)
-        w, x = unit.weight, unit.value
-        for place, term in enumerate((1.0, w, w * x, w * w, w * w * x, w * w * x * x)):
-            sums[place] += term
+    """Add units one after the other: sums of floating point numbers depend on the order, and it must stay what it is."""
+    units = list(units)
+    if not units:
+        return
+    w, x = np.array([unit.weight for unit in units]), np.array([unit.value for unit in units])
+    terms = np.empty((len(units) + 1, _SUMS))
+    terms[0] = panes.get(index, 0.0)
+    for place, term in enumerate((1.0, w, w * x, w * w, w * w * x, w * w * x * x)):
+        terms[1:, place] = term
+    panes[index] = np.add.accumulate(terms, axis=0)[-1].tolist()
 
 
 def _estimate(panes: dict[int, list[float]], after: int) -> tuple[int, float | None, float]:

@@ -36,9 +36,11 @@ class RubricGate(msgspec.Struct):
     detector: ShiryaevRoberts
     sequence: ConfidenceSequence
     present: PresentWindows
+    severe: bool = False  # tested on its own, with fewer units
     evaluator: str = ""
     changes: int = 0  # of the evaluator
     foreign: int = 0  # candidate units in a row that another evaluator scored
+    foreign_incumbents: int = 0
     pairs: int = 0
     sum_difference: float = 0.0
     sum_weight: float = 0.0
@@ -50,13 +52,16 @@ class RubricGate(msgspec.Struct):
     state: VerdictState | None = None
 
     @classmethod
-    def fresh(cls, rubric: str, settings: RolloutSettings, bucket_ns: int) -> RubricGate:
+    def fresh(
+        cls, rubric: str, settings: RolloutSettings, bucket_ns: int, severe: bool = False
+    ) -> RubricGate:
         """Return a gate that has seen nothing."""
         return cls(
             rubric=rubric,
+            severe=severe,
             process=BettingEProcess(),
             detector=ShiryaevRoberts(horizon=settings.max_units),
-            sequence=ConfidenceSequence.with_margin(settings.alpha, settings.margin),
+            sequence=ConfidenceSequence.with_margin(_alpha(settings, severe), settings.margin),
             present=PresentWindows.over(settings.present_window, bucket_ns),
         )
 
@@ -74,6 +79,7 @@ class RubricGate(msgspec.Struct):
         ours = [item for item in candidates if item[0] == self.evaluator]
         theirs = [item for item in incumbents if item[0] == self.evaluator]
         self.foreign = 0 if ours else self.foreign + len(candidates)
+        self.foreign_incumbents = 0 if theirs else self.foreign_incumbents + len(incumbents)
         self.candidate_units += len(ours)
         self.incumbent_units += len(theirs)
         for _, _, unit in ours:
@@ -112,7 +118,7 @@ class RubricGate(msgspec.Struct):
             self.changes += 1
             self.process.restart()
             self.detector.restart()
-            self.sequence = ConfidenceSequence.with_margin(settings.alpha, settings.margin)
+            self.sequence = ConfidenceSequence.with_margin(self.alpha(settings), settings.margin)
             self.present = PresentWindows(seconds=self.present.seconds, pane=self.present.pane)
             self.pairs = self.candidate_units = self.incumbent_units = 0
             self.sum_difference = self.sum_weight = 0.0
@@ -135,10 +141,19 @@ class RubricGate(msgspec.Struct):
             return 0.0
         return self.candidate_weight**2 / self.candidate_weight_squared
 
+    def alpha(self, settings: RolloutSettings) -> float:
+        """Return the part of the rollout's alpha that this rubric shares with its like."""
+        return _alpha(settings, self.severe)
+
+    def min_units(self, settings: RolloutSettings) -> int:
+        """Return how many units each arm needs before any decision."""
+        return settings.severe_min_units if self.severe else settings.min_units
+
     def judge_differs(self, min_units: int) -> bool:
         """Whether scores since the last change of the evaluator are too few, or the arms have different ones."""
         few = min(self.candidate_units, self.incumbent_units) < min_units
-        return (self.changes > 0 and few) or self.foreign >= min(10, min_units)
+        foreign = max(self.foreign, self.foreign_incumbents)
+        return (self.changes > 0 and few) or foreign >= min(10, min_units)
 
     def size_window(self, windows: list[WindowEvidence], min_units: int) -> WindowEvidence:
         """Return the shortest window that holds enough units of both arms, else the longest."""
@@ -146,6 +161,10 @@ class RubricGate(msgspec.Struct):
             if min(window.candidate_n, window.incumbent_n) >= min_units:
                 return window
         return windows[-1]
+
+
+def _alpha(settings: RolloutSettings, severe: bool) -> float:
+    return settings.severe_share if severe else settings.rubric_alpha
 
 
 def _of(stratum: Stratum, units: list[Scored]) -> list[UnitMean]:

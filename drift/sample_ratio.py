@@ -33,6 +33,7 @@ class SampleRatio(msgspec.Struct):
     """
 
     share: float
+    since: int = 0  # only units that began at or after this count
     candidate: int = 0
     incumbent: int = 0
     log_max: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import msgspec
 
@@ -20,14 +21,17 @@ class Arm(msgspec.Struct):
     recent_at: int = 0
     seen: dict[str, int] = {}  # rubric -> event time of its last score
 
-    def opened_unit(self, time: int, half_life: int) -> None:
-        """Count a new unit."""
-        self.units += 1
-        if time > self.recent_at:
-            self.recent = self.recent * math.exp2((self.recent_at - time) / half_life) + 1.0
-            self.recent_at = time
-        else:
-            self.recent += math.exp2((time - self.recent_at) / half_life)
+    def opened_units(self, times: Iterable[int], half_life: int) -> None:
+        """Count new units, in this order."""
+        recent, at, count = self.recent, self.recent_at, 0
+        for time in times:
+            count += 1
+            if time > at:
+                recent = recent * math.exp2((at - time) / half_life) + 1.0
+                at = time
+            else:
+                recent += math.exp2((time - at) / half_life)
+        self.recent, self.recent_at, self.units = recent, at, self.units + count
 
     def recent_units(self, now: int, half_life: int) -> float:
         """Return the decayed count at ``now``."""
@@ -41,6 +45,7 @@ class Scope(msgspec.Struct):
     tenant: str
     rollout: str
     attributes: dict[str, str]
+    attribute: str = ""  # whose values the arms are; "" in state from before it was kept
     arms: dict[str, Arm] = {}
     gates: list[Gate] = []
     acted: list[str] = []  # candidates that were rolled back: one automatic action each
@@ -55,6 +60,20 @@ class Scope(msgspec.Struct):
         arm.first = min(arm.first, time)
         arm.last = max(arm.last, time)
         return arm
+
+    def begin_gates(self) -> bool:
+        """Let gates begin with the first event of their later arm, also if it arrived after others; return whether any moved.
+
+        What arrives in time is not older than the horizon, and no unit from after the horizon has been judged yet: so a gate
+        takes the same units in whatever order their scores arrived.
+        """
+        moved = False
+        for gate in self.gates:
+            if gate.candidate in self.arms and gate.incumbent in self.arms:
+                start = max(self.arms[gate.candidate].first, self.arms[gate.incumbent].first)
+                moved = moved or start < gate.start
+                gate.start = min(gate.start, start)
+        return moved
 
     def open_gates(self, now: int, offset: int, settings: RolloutSettings, bucket_ns: int) -> None:
         """Open a gate for every candidate that now stands next to an incumbent.

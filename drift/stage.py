@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from drift.partition import Partition
 from drift.settings import DriftSettings
 from stream.records import TOPIC_SCORES
-from stream.stage import Batch, Result
+from stream.stage import Batch, Record, Result
 
 
 class DriftStage:
@@ -41,7 +41,7 @@ class DriftStage:
         stream.errors.Permanent
             ``torn_state``: the values do not belong together.
         """
-        self._partitions[partition] = Partition(self._settings, state)
+        self._partitions[partition] = Partition(self._settings, state, partition)
 
     def revoke(self, partition: int) -> None:
         """Forget ``partition``."""
@@ -50,8 +50,11 @@ class DriftStage:
     def process(self, batch: Batch) -> Result:
         """Apply the records of assigned partitions in log order."""
         result = Result()
+        of: dict[int, list[Record]] = {}
         for record in batch.records:
-            self._partitions[record.partition].apply(record, result)
+            of.setdefault(record.partition, []).append(record)
+        for number, records in of.items():
+            self._partitions[number].apply(records, result)
         for number, partition in self._partitions.items():
             for key, value in partition.save().items():
                 result.state[(number, key)] = value

@@ -16,7 +16,10 @@ from stream.errors import ConfigError, DriftgateError, StartError
 _COMMANDS = {
     "up": ("driftgate.commands.up", "Run everything in one process."),
     "collector": ("driftgate.commands.collector", "Receive and redact spans, and write them to Kafka."),
-    "worker": ("driftgate.commands.worker", "Run one stage on Kafka: sampler, drift, store or alerter."),
+    "worker": (
+        "driftgate.commands.worker",
+        "Run one stage on Kafka: intake, sampler, scorer, drift, store or alerter.",
+    ),
     "topics": ("driftgate.commands.topics", "Create and check the topics on Kafka."),
     "demo": ("driftgate.commands.demo", "From an OTLP span to a verified rollback, on this machine."),
     "config": ("driftgate.commands.config", "Check, show and describe the configuration."),
@@ -25,12 +28,27 @@ _COMMANDS = {
         "Check the ledger, lags, store and disk; fails when the books do not balance.",
     ),
     "query": ("driftgate.commands.query", "Run SQL on the store."),
+    "verdicts": ("driftgate.commands.verdicts", "List the decisions of the drift stage."),
+    "explain": ("driftgate.commands.explain", "Print and draw how a verdict came about."),
     "replay": (
         "driftgate.commands.replay",
-        "Run the drift stage over a file of score records; print verdicts.",
+        "Run the drift stage again over log, store or file; check that verdicts are reproduced.",
+    ),
+    "digest": (
+        "driftgate.commands.digest",
+        "Which watched cohorts got worse in the last period, found together.",
     ),
     "redact": ("driftgate.commands.redact", "Remove personal data and secrets from standard input."),
-    "incidents": ("driftgate.commands.incidents", "List, acknowledge, approve and silence incidents."),
+    "pseudonym": ("driftgate.commands.pseudonym", "What a text is called in the data, under every key."),
+    "dead-letters": ("driftgate.commands.dead_letters", "List, show and replay records no stage could use."),
+    "quarantine": (
+        "driftgate.commands.quarantine",
+        "What could not be redacted: list it, decrypt it, make the keys.",
+    ),
+    "incidents": (
+        "driftgate.commands.incidents",
+        "List, acknowledge, silence and close incidents; approve and stop rollbacks.",
+    ),
 }
 
 
@@ -101,3 +119,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A file or folder that the user named, or that we were told to use.
+        click.echo(f"driftgate: {error.filename}: {error.strerror}", err=True)
+        sys.exit(1)

@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from collector.settings import CollectorSettings
+from drift.direction import STREAMS
 from drift.settings import DriftSettings
 from driftgate.yaml_source import Location, Source, read_source
 from scorers.sampling.settings import SamplingSettings
@@ -119,6 +128,44 @@ class Config(Settings):
                     data[key] = {"url": data[key]}
         return data
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Let editors accept the short form, too."""
+        made = handler(schema)
+        properties = handler.resolve_ref_schema(made)["properties"]
+        for key in ("log", "store"):
+            properties[key] = {"anyOf": [{"type": "string", "format": "uri"}, properties[key]]}
+        return made
+
+    @model_validator(mode="after")
+    def _names_stay_out_of_the_store(self) -> Config:
+        if self.collector.redaction.ner is not None and self.store.spans == "all":
+            raise ValueError(
+                "with collector.redaction.ner names are replaced in sampled traces only, but store.spans: all writes "
+                "every span before it was sampled; set store.spans: none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        """What needs two sections is checked here, where both are known."""
+        if not self.sampling.operations.enabled and any(
+            budget.of == "application" for budget in self.drift.budgets
+        ):
+            raise ValueError(
+                "drift.budgets sum what sampling.operations tells, and that is switched off: set "
+                "sampling.operations.enabled: true, or give the budgets of: judges"
+            )
+        taken = {rubric.name or rubric.use for rubric in self.scorers.rubrics}
+        taken |= {judge.name or judge.rubric for judge in self.scorers.judges}
+        if clash := taken & set(STREAMS):
+            raise ValueError(
+                f"scorers: {min(clash)!r} is the name of an operational stream; give the rubric another name"
+            )
+        return self
+
     @property
     def log_path(self) -> Path:
         """Where the SQLite log stands.
@@ -161,7 +208,12 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
 def explain(error: ValidationError, source: Source) -> str:
     """Return what is wrong, one line a mistake: ``file: line 7: `collector.grpc.prot`: unknown key; did you mean …``."""
     lines = []
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    # A value that may be an object or its text fails as both; only the text can be mended in a file.
+    told = {item["loc"][:-1] for item in found if item["type"] == "value_error"}
+    for item in found:
+        if item["type"] == "is_instance_of" and item["loc"][:-1] in told:
+            continue
         location: Location = item["loc"]
         written, where = source.where(location)
         key = ".".join(str(part) for part in written) or "(top)"

@@ -9,13 +9,11 @@ from typing import Any, Literal
 import msgspec
 
 from driftgate.config import Config
-from driftgate.ledger import balance, pending_spans
+from driftgate.ledger import balance, pending_spans, spans_published
+from driftgate.log_view import LogView, look
 from driftgate.running import endpoints_of, request
 from driftgate.store_access import run_query
 from stream.errors import DriftgateError
-from stream.log import TopicStats
-from stream.records import TOPIC_SPANS
-from stream.sqlite_reading import inspect, read_ledger, read_offsets, read_stats
 
 _LOW_DISK = 0.05
 
@@ -37,11 +35,10 @@ def examine(config: Config) -> list[Finding]:
     ------
     StartError
         There is no log to look at.
+    Unavailable
+        The Kafka brokers do not answer.
     """
-    with inspect(config.log_path) as reader:
-        reader.execute("BEGIN")  # one moment for all of it
-        counters, offsets, topics = read_ledger(reader), read_offsets(reader), read_stats(reader)
-        reader.execute("COMMIT")
+    view = look(config)
     findings = [
         Finding(
             line.name,
@@ -50,22 +47,19 @@ def examine(config: Config) -> list[Finding]:
             if line.balanced
             else f"{line.left:,} is not {line.right:,} ({line.terms})",
         )
-        for line in balance(counters, offsets)
+        for line in balance(view.counters, view.handled)
     ]
-    lags = _lags(offsets, topics)
-    findings.append(_spans_between(counters, lags))
-    findings.extend(_stages(config, lags))
-    findings.extend(_store(config, counters, topics, lags))
-    findings.append(_disk(config))
+    findings.append(_spans_between(view.counters, view.lags))
+    findings.append(_residual(view.counters.get("collector", {})))
+    drift = view.counters.get("drift", {})
+    if not view.lags.get("drift") and not drift.get("poisoned"):
+        told = view.counters.get("sampler", {}).get("operations_sent", 0)
+        findings.append(_equal("traces told about = taken by drift", drift.get("operations_in", 0), told))
+    findings.extend(_stages(config, view.lags) if view.members is None else _groups(view, view.members))
+    findings.extend(_store(config, view))
+    if config.data.is_dir():
+        findings.append(_disk(config))
     return findings
-
-
-def _lags(offsets: dict[str, dict[tuple[str, int], int]], topics: list[TopicStats]) -> dict[str, int]:
-    ends = {(item.topic, item.partition): item.end for item in topics}
-    return {
-        group: sum(max(0, ends.get(place, 0) - offset) for place, offset in places.items())
-        for group, places in sorted(offsets.items())
-    }
 
 
 def _spans_between(counters: dict[str, dict[str, int]], lags: dict[str, int]) -> Finding:
@@ -74,20 +68,49 @@ def _spans_between(counters: dict[str, dict[str, int]], lags: dict[str, int]) ->
     name = "spans published = taken in by the sampler"
     if pending < 0:
         return Finding(name, "failed", f"the sampler took in {-pending:,} spans more than were published")
+    sampler = counters.get("sampler", {})
+    if (
+        pending
+        and not lags.get("sampler")
+        and (sampler.get("poisoned") or sampler.get("records_undecodable"))
+    ):
+        return Finding(name, "warning", f"{pending:,} published spans are in dead letters of the sampler")
     # The sampler keeps its offset at the oldest undecided trace, so some lag is normal while traces are pending.
     if pending and not lags.get("sampler") and not held:
         return Finding(name, "failed", f"{pending:,} published spans were never taken in")
     return Finding(name, "ok", f"{pending:,} still in the log, {held:,} in undecided traces")
 
 
+def _residual(collector: dict[str, int]) -> Finding:
+    """Say what the second look at published data found."""
+    name, looked_at, finds = (
+        "nothing left in published data",
+        collector.get("residual_items", 0),
+        collector.get("residual_finds", 0),
+    )
+    if not finds:
+        return Finding(name, "ok", f"{looked_at:,} spans and log records looked at again")
+    where = sorted(
+        key.removeprefix("residual_finds.") for key in collector if key.startswith("residual_finds.")
+    )
+    return Finding(
+        name,
+        "failed",
+        f"{finds:,} values in {looked_at:,} looked at ({', '.join(where)}): "
+        "disable sending, report it with the entity and the place, and delete the data of that time",
+    )
+
+
 def _stages(config: Config, lags: dict[str, int]) -> list[Finding]:
     endpoints = endpoints_of(config.data)
     states: dict[str, dict[str, Any]] = {}
+    judges: list[dict[str, Any]] = []
     if endpoints and "web" in endpoints:
         try:
             token = config.web.token.reveal() if config.web.token else ""
             status = json.loads(request(endpoints["web"], "/v1/status", token=token))
             states = {stage["name"]: stage for stage in status["stages"]}
+            judges = status["scorers"].get("judges", [])
         except DriftgateError as error:
             return [Finding("process", "failed", str(error))]
     findings = [Finding("process", "ok", "running" if endpoints else "not running")]
@@ -105,12 +128,28 @@ def _stages(config: Config, lags: dict[str, int]) -> list[Finding]:
                 f"{stage['state']}{reason}, {stage['lag']:,} records to take",
             )
         )
+    return findings + [_judge(judge) for judge in judges]
+
+
+def _judge(judge: dict[str, Any]) -> Finding:
+    name = f"judge {judge['rubric']}"
+    if judge["blocked"]:
+        return Finding(name, "warning", f"{judge['model']} is blocked: {judge['blocked']} {judge['detail']}")
+    return Finding(
+        name, "ok", f"{judge['model']}, {judge['calls']:,} calls, {judge['spent_usd_today']:.2f} USD today"
+    )
+
+
+def _groups(view: LogView, members: dict[str, int]) -> list[Finding]:
+    findings = []
+    for name, lag in view.lags.items():
+        count = members.get(name, 0)
+        text = f"{count} workers, {lag:,} records to take"
+        findings.append(Finding(f"stage {name}", "ok" if count or not lag else "warning", text))
     return findings
 
 
-def _store(
-    config: Config, counters: dict[str, dict[str, int]], topics: list[TopicStats], lags: dict[str, int]
-) -> list[Finding]:
+def _store(config: Config, view: LogView) -> list[Finding]:
     try:
         answer = run_query(
             config,
@@ -122,17 +161,21 @@ def _store(
     spans, scores, letters = (int(value) for value in json.loads(answer)["data"][0])
     findings = [Finding("store", "ok", f"{spans:,} spans, {scores:,} scores")]
     if letters:
-        findings.append(Finding("dead letters", "warning", f"{letters:,}; see the table dead_letters"))
-    whole = all(item.first == 0 for item in topics if item.topic == TOPIC_SPANS)
-    if whole and not lags.get("store"):
+        findings.append(Finding("dead letters", "warning", f"{letters:,}; see `driftgate dead-letters list`"))
+    if view.whole and not view.lags.get("store"):
         # Retention has removed nothing yet, so the tables must hold exactly what went through the log.
-        sampler, scorer = counters.get("sampler", {}), counters.get("scorer", {})
-        published = counters.get("collector", {}).get("spans_published", 0)
-        if not lags.get("sampler"):
-            expected = published - sum(sampler.get(f"spans_{name}", 0) for name in ("duplicate", "invalid"))
+        sampler, scorer = view.counters.get("sampler", {}), view.counters.get("scorer", {})
+        if not view.lags.get("sampler"):
+            expected = spans_published(view.counters) - sum(
+                sampler.get(f"spans_{name}", 0) for name in ("duplicate", "invalid")
+            )
             if config.store.spans == "all":
                 findings.append(_equal("spans in ClickHouse", spans, expected))
-        given = sum(scorer.get(f"scores_{name}", 0) for name in ("scored", "skipped", "failed", "external"))
+        given = sum(
+            scorer.get(f"scores_{name}", 0)
+            for name in ("scored", "skipped", "failed", "external", "feedback")
+        )
+        given += sum(scorer.get(f"anchors_{name}", 0) for name in ("scored", "skipped", "failed"))
         findings.append(_equal("scores in ClickHouse", scores, given))
     return findings
 
@@ -140,7 +183,7 @@ def _store(
 def _equal(name: str, found: int, expected: int) -> Finding:
     if found == expected:
         return Finding(name, "ok", f"{found:,}")
-    return Finding(name, "failed", f"{found:,} rows, {expected:,} expected")
+    return Finding(name, "failed", f"{found:,} found, {expected:,} expected")
 
 
 def _disk(config: Config) -> Finding:

@@ -9,7 +9,13 @@ import msgspec
 from stream.records import TOPIC_SAMPLED, TOPIC_SCORES, TOPIC_VERDICTS
 
 Counters = Mapping[str, Mapping[str, int]]
-Offsets = Mapping[str, Mapping[tuple[str, int], int]]
+
+# group, topic -> counters that add up to the records the stage says it took.
+TAKEN = {
+    ("scorer", TOPIC_SAMPLED): ("traces_in", "poisoned"),
+    ("drift", TOPIC_SCORES): ("scores_in", "operation_records", "heartbeats", "poisoned"),
+    ("alerter", TOPIC_VERDICTS): ("verdicts_in", "poisoned"),
+}
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -26,22 +32,30 @@ class Line(msgspec.Struct, frozen=True):
         return self.left == self.right
 
 
-def balance(counters: Counters, committed: Offsets) -> list[Line]:
+def taken(counters: Counters, group: str, topic: str) -> int:
+    """Return how many records of ``topic`` the stage ``group`` says it took."""
+    values = counters.get(group, {})
+    return sum(values.get(name, 0) for name in TAKEN[group, topic])
+
+
+def balance(counters: Counters, handled: Mapping[tuple[str, str], int]) -> list[Line]:
     """Return every equation that the log alone can answer.
 
     Parameters
     ----------
     counters
         group -> counter -> value, from the log.
-    committed
-        group -> (topic, partition) -> next offset. A record is handled exactly when its offset is committed.
+    handled
+        group, topic -> records that the log says the group is done with.
     """
-    collector, sampler, scorer, drift, alerter = (
-        _Terms(counters.get(name, {})) for name in ("collector", "sampler", "scorer", "drift", "alerter")
+    collector, intake, sampler, scorer, drift, alerter = (
+        _Terms(counters.get(name, {}))
+        for name in ("collector", "intake", "sampler", "scorer", "drift", "alerter")
     )
 
-    def handled(group: str, topic: str) -> int:
-        return sum(end for (name, _), end in committed.get(group, {}).items() if name == topic)
+    def took(title: str, group: str, topic: str, terms: _Terms) -> Line:
+        right, text = terms.sum(TAKEN[group, topic])
+        return Line(title, handled.get((group, topic), 0), right, text or "0")
 
     return [
         collector.line(
@@ -54,6 +68,13 @@ def balance(counters: Counters, committed: Offsets) -> list[Line]:
             "logs_refused",
             "logs_ignored",
             "logs_quarantined",
+        ),
+        intake.line(
+            "foreign spans received",
+            "spans_received",
+            "spans_published",
+            "spans_refused",
+            "spans_quarantined",
         ),
         sampler.line(
             "spans sampled",
@@ -77,26 +98,32 @@ def balance(counters: Counters, committed: Offsets) -> list[Line]:
             "traces_own",
             "traces_rejected",
         ),
+        sampler.line("traces told about", "operations_seen", "operations_sent", "operations_skipped."),
         scorer.line("scores expected", "scores_expected", "scores_scored", "scores_skipped", "scores_failed"),
-        _handled(
-            "kept traces taken",
-            handled("scorer", TOPIC_SAMPLED),
-            scorer,
-            "traces_in",
-            "poisoned",
+        scorer.line(
+            "anchors expected", "anchors_expected", "anchors_scored", "anchors_skipped", "anchors_failed"
         ),
-        _handled(
-            "scores taken", handled("drift", TOPIC_SCORES), drift, "scores_in", "heartbeats", "poisoned"
-        ),
+        took("kept traces taken", "scorer", TOPIC_SAMPLED, scorer),
+        took("scores taken", "drift", TOPIC_SCORES, drift),
         drift.line("scores used", "scores_in", "scores_used", "scores_excluded.", "scores_rejected."),
-        _handled("verdicts taken", handled("alerter", TOPIC_VERDICTS), alerter, "verdicts_in", "poisoned"),
+        drift.line("operations used", "operations_in", "operations_used", "operations_excluded."),
+        took("verdicts taken", "alerter", TOPIC_VERDICTS, alerter),
     ]
+
+
+def spans_published(counters: Counters) -> int:
+    """Return the spans that came into the log: the collectors', and those of other producers once the sampler saw them."""
+    return (
+        counters.get("collector", {}).get("spans_published", 0)
+        + counters.get("intake", {}).get("spans_published", 0)
+        + counters.get("replay", {}).get("spans_replayed", 0)
+        + counters.get("sampler", {}).get("spans_foreign", 0)
+    )
 
 
 def pending_spans(counters: Counters) -> int:
     """Return spans that were published and not yet taken in by the sampler; negative means books that cannot be."""
-    published = counters.get("collector", {}).get("spans_published", 0)
-    return published - counters.get("sampler", {}).get("spans_in", 0)
+    return spans_published(counters) - counters.get("sampler", {}).get("spans_in", 0)
 
 
 class _Terms:
@@ -118,8 +145,3 @@ class _Terms:
     def line(self, title: str, total: str, *names: str) -> Line:
         right, terms = self.sum(names)
         return Line(title, self.values.get(total, 0), right, terms or "0")
-
-
-def _handled(title: str, left: int, terms: _Terms, *names: str) -> Line:
-    right, text = terms.sum(names)
-    return Line(title, left, right, text or "0")

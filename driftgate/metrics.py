@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from driftgate.runtime.status import Status
 
+_BY_PLACE = ("redacted.", "residual_finds.")
 _NAME = re.compile(r"[^a-zA-Z0-9_]")
 
 
@@ -34,13 +35,50 @@ class StatusCollector(Collector):
                 ledger.add_metric([group, name], value)
         yield ledger
         yield from _stages(status)
+        stalled = GaugeMetricFamily(
+            "driftgate_partition_stalled_seconds",
+            "Seconds for which a partition with records to take has not moved",
+            labels=["stage", "topic", "partition"],
+        )
+        for item in status.stalled:
+            stalled.add_metric([item.stage, item.topic, str(item.partition)], item.seconds)
+        yield stalled
         yield _family("driftgate_log_bytes", "Payload bytes per topic of the log", "topic", status.log_bytes)
         yield _family("driftgate_log_end", "Next offset per topic of the log", "topic", status.log_end)
         receivers = GaugeMetricFamily("driftgate_receiver", "Counters of the OTLP receivers", labels=["name"])
         for name, number in sorted(status.receivers.items()):
-            receivers.add_metric([_NAME.sub("_", name)], number)
+            if not name.startswith(_BY_PLACE):
+                receivers.add_metric([_NAME.sub("_", name)], number)
         yield receivers
+        if status.workers:
+            up = GaugeMetricFamily("driftgate_worker_up", "1 when the worker takes spans", labels=["worker"])
+            restarts = CounterMetricFamily(
+                "driftgate_worker_restarts", "How often the worker ended by itself", labels=["worker"]
+            )
+            for worker in status.workers:
+                up.add_metric([str(worker.number)], float(worker.ready))
+                restarts.add_metric([str(worker.number)], worker.restarts)
+            yield from (up, restarts)
+        yield from _redaction(status.receivers)
         yield GaugeMetricFamily("driftgate_ready", "1 when spans are accepted", value=float(status.ready))
+
+
+def _redaction(receivers: Mapping[str, float]) -> Iterator[Metric]:
+    """Yield what was redacted, and what the second look found, by entity and place."""
+    redactions = CounterMetricFamily(
+        "driftgate_redactions", "Values redacted since the start", labels=["entity", "place"]
+    )
+    finds = CounterMetricFamily(
+        "driftgate_residual_finds", "Values found in published data: leaks", labels=["entity", "place"]
+    )
+    for name, number in sorted(receivers.items()):
+        if name.startswith("redacted."):
+            place, _, entity = name.removeprefix("redacted.").rpartition(".")
+            redactions.add_metric([entity, place], number)
+        elif name.startswith("residual_finds."):
+            entity, _, place = name.removeprefix("residual_finds.").partition(".")
+            finds.add_metric([entity, place], number)
+    yield from (redactions, finds)
 
 
 def _stages(status: Status) -> Iterator[Metric]:

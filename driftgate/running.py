@@ -55,6 +55,15 @@ def request(
             return content
     except HTTPError as error:
         text = error.read(4096).decode("utf-8", "replace").strip()
-        raise DriftgateError(text or f"{url} answered {error.code}") from error
+        raise DriftgateError(_said(text) or f"{url} answered {error.code}") from error
     except (URLError, TimeoutError, ConnectionError) as error:
-        raise StartError(f"{base} does not answer; is `driftgate up` running?") from error
+        raise StartError(f"{base} does not answer; does the process run?") from error
+
+
+def _said(text: str) -> str:
+    """Return the sentence in an error answer of the administration port; other answers as they are."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return str(found["error"]) if isinstance(found, dict) and "error" in found else text

@@ -3,12 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from driftgate.config import Config
 from driftgate.running import endpoints_of, request
 from sinks.clickhouse.endpoint import Endpoint
 from sinks.store import Store
 from stream.errors import StartError
+
+
+class StoreReader(Protocol):
+    """A store that answers driftgate's own questions."""
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Return the rows of one SELECT by column name; 64-bit integers may come as text."""
+
+
+class _Running:
+    """The store of a running process."""
+
+    def __init__(self, base: str, token: str) -> None:
+        self._base, self._token = base, token
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in _ask(self._base, sql, "JSONEachRow", self._token).splitlines()]
+
+
+class _Opened:
+    """A store that this process has opened."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        return self._store.query(sql)
+
+
+@contextmanager
+def store_reader(config: Config) -> Iterator[StoreReader]:
+    """Give the store to be read: through the process that owns it if one runs, else opened here.
+
+    Raises
+    ------
+    StartError
+        There is no store, or it belongs to a process without a query endpoint.
+    """
+    endpoints = endpoints_of(config.data)
+    if endpoints and "query" in endpoints:
+        yield _Running(endpoints["query"], config.query.token.reveal() if config.query.token else "")
+        return
+    _must_exist(config)
+    store = Store.open(config.store, config.store_folder)
+    try:
+        yield _Opened(store)
+    finally:
+        store.close()
 
 
 def run_query(config: Config, sql: str, form: str) -> bytes:
@@ -29,7 +81,20 @@ def run_query(config: Config, sql: str, form: str) -> bytes:
         raise StartError(
             f"there is no store at {config.store_folder}; start `driftgate up` first, or name its data folder"
         )
+    if config.store.target.kind == "clickhouse":
+        store = Store.open(config.store, config.store_folder)
+        try:
+            return store.ask(sql, form)
+        finally:
+            store.close()
     return asyncio.run(_open_and_ask(config, sql, form, token))
+
+
+def _must_exist(config: Config) -> None:
+    if config.store.target.kind == "chdb" and not config.store_folder.is_dir():
+        raise StartError(
+            f"there is no store at {config.store_folder}; start `driftgate up` first, or name its data folder"
+        )
 
 
 async def _open_and_ask(config: Config, sql: str, form: str, token: str) -> bytes:

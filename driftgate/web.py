@@ -2,10 +2,10 @@
 
 GET  /livez, /readyz            health; never asks for the token
 GET  /metrics                   Prometheus
+GET  /, /incidents/{id}         pages for people (driftgate/pages.py); a browser gives the token as password
 GET  /v1/status                 everything the process says about itself
-GET  /v1/incidents              open and recent incidents
-POST /v1/incidents/{id}/ack     somebody has it
-POST /v1/incidents/{id}/approve let the rollback that waits for a person go
+*    /v1/incidents, /v1/kill-switch, /v1/notifications   see driftgate/incident_routes.py
+POST /v1/dead-letters/replay    {"ids": [...], "again": false}: send dead letters back, where the process owns the log
 GET  /v1/gates/{rollout}        {"verdict": "pass" | "fail" | "inconclusive", …} for Argo Rollouts' web metric
 GET  /v1/gates/{rollout}/flagger-rollback   200 exactly when the gate fails, for Flagger's rollback webhook
 """
@@ -13,14 +13,18 @@ GET  /v1/gates/{rollout}/flagger-rollback   200 exactly when the gate fails, for
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import contextlib
 import hmac
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 from aiohttp import web
 
+from driftgate import pages
 from driftgate.config import WebSettings
+from driftgate.incident_routes import IncidentRoutes, Operations, as_json
 from driftgate.runtime.status import Status
 from stream.errors import DriftgateError, Permanent, StartError
 
@@ -30,26 +34,22 @@ _MAX_BODY = 64 << 10
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class Operations(Protocol):
-    """What the administration port can ask and do about incidents."""
-
-    def incidents(self) -> list[dict[str, Any]]:
-        """Return open and recent incidents."""
-
-    def acknowledge(self, incident_id: str, who: str) -> None:
-        """Say that somebody has it."""
-
-    def approve(self, incident_id: str, who: str) -> None:
-        """Let a rollback that waits for a person go."""
-
-    def gate(self, rollout: str) -> dict[str, Any]:
-        """Return the state of one rollout for a pull gate."""
+class _Replay(msgspec.Struct, forbid_unknown_fields=True):
+    ids: list[str]
+    again: bool = False
 
 
 class Web:
     """Serves one process; ``status`` may read the disk and is called off the event loop."""
 
-    def __init__(self, settings: WebSettings, status: Callable[[], Status], operations: Operations) -> None:
+    def __init__(
+        self,
+        settings: WebSettings,
+        status: Callable[[], Status],
+        operations: Operations,
+        replay: Callable[[Sequence[str], bool], dict[str, str]] | None = None,
+    ) -> None:
+        self._replay = replay
         self._settings = settings
         self._status = status
         self._operations = operations
@@ -72,9 +72,10 @@ class Web:
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metrics),
                 web.get("/v1/status", self._show_status),
-                web.get("/v1/incidents", self._list_incidents),
-                web.post("/v1/incidents/{id}/ack", self._acknowledge),
-                web.post("/v1/incidents/{id}/approve", self._approve),
+                *IncidentRoutes(self._operations).routes(),
+                web.get("/", self._front_page),
+                web.get("/incidents/{id}", self._incident_page),
+                web.post("/v1/dead-letters/replay", self._replay_letters),
                 web.get("/v1/gates/{rollout}", self._gate),
                 web.get("/v1/gates/{rollout}/flagger-rollback", self._flagger),
                 web.post("/v1/gates/{rollout}/flagger-rollback", self._flagger),
@@ -100,10 +101,12 @@ class Web:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._token and request.path not in _OPEN_PATHS:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self._token.encode()):
-                return web.json_response({"error": "a bearer token is needed"}, status=401)
+        shown = not self._token or request.path in _OPEN_PATHS
+        if not shown and not hmac.compare_digest(_given(request).encode(), self._token.encode()):
+            how = 'Basic realm="driftgate", charset="UTF-8"' if _is_page(request) else "Bearer"
+            return web.json_response(
+                {"error": "a bearer token is needed"}, status=401, headers={"WWW-Authenticate": how}
+            )
         if not self._token:
             # Without a token, this is what keeps a web page in the user's browser from reading or acting here: it
             # cannot name us as its host (a rebound DNS name is another), nor send JSON without asking first.
@@ -130,6 +133,10 @@ class Web:
         ]
         if status.ready and not stuck:
             return web.Response(text="ok\n")
+        stuck += [
+            f"{item.stage}: {item.topic}/{item.partition} stands still, {item.lag} records to take"
+            for item in status.stalled
+        ]
         return web.Response(text="not ready\n" + "".join(f"{line}\n" for line in stuck), status=503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -141,38 +148,49 @@ class Web:
         )
 
     async def _show_status(self, request: web.Request) -> web.Response:
-        return _json(await asyncio.to_thread(self._status))
+        return as_json(await asyncio.to_thread(self._status))
 
-    async def _list_incidents(self, request: web.Request) -> web.Response:
-        return _json(await asyncio.to_thread(self._operations.incidents))
+    async def _front_page(self, request: web.Request) -> web.Response:
+        status = await asyncio.to_thread(self._status)
+        return _page(pages.front(status))
 
-    async def _acknowledge(self, request: web.Request) -> web.Response:
-        await asyncio.to_thread(self._operations.acknowledge, request.match_info["id"], await _who(request))
-        return _json({"done": True})
+    async def _incident_page(self, request: web.Request) -> web.Response:
+        incident = await asyncio.to_thread(self._operations.incident, request.match_info["id"])
+        return _page(pages.incident(incident))
 
-    async def _approve(self, request: web.Request) -> web.Response:
-        await asyncio.to_thread(self._operations.approve, request.match_info["id"], await _who(request))
-        return _json({"done": True})
+    async def _replay_letters(self, request: web.Request) -> web.Response:
+        if self._replay is None:
+            raise Permanent(
+                "unknown_here", "this process does not own a log; use `driftgate dead-letters replay`"
+            )
+        try:
+            asked = msgspec.json.decode(await request.read(), type=_Replay)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            return web.json_response({"error": f'send {{"ids": […]}}: {error}'}, status=400)
+        return as_json(await asyncio.to_thread(self._replay, asked.ids, asked.again))
 
     async def _gate(self, request: web.Request) -> web.Response:
-        return _json(await asyncio.to_thread(self._operations.gate, request.match_info["rollout"]))
+        return as_json(await asyncio.to_thread(self._operations.gate, request.match_info["rollout"]))
 
     async def _flagger(self, request: web.Request) -> web.Response:
         gate = await asyncio.to_thread(self._operations.gate, request.match_info["rollout"])
         return web.json_response(gate, status=200 if gate["verdict"] == "fail" else 412)
 
 
-def _json(value: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+def _page(text: str) -> web.Response:
+    return web.Response(text=text, content_type="text/html", headers=pages.HEADERS)
 
 
-async def _who(request: web.Request) -> str:
-    """Return who acts: the ``who`` of a JSON body, else the peer's address."""
-    if request.can_read_body:
-        try:
-            body = msgspec.json.decode(await request.read(), type=dict[str, str])
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            body = {}
-        if body.get("who"):
-            return body["who"][:200]
-    return request.remote or "unknown"
+def _given(request: web.Request) -> str:
+    """Return the token that was shown: as bearer token, or as a browser's password where it only reads pages."""
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic" and _is_page(request):
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    return ""
+
+
+def _is_page(request: web.Request) -> bool:
+    return request.method == "GET" and (request.path == "/" or request.path.startswith("/incidents/"))

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from scorers.api import PASS_FAIL, Answer, Failed, Score, Skipped
 
 MAX_LABEL = 128
@@ -25,23 +23,33 @@ def settled(raw: Any, labels: Mapping[str, float]) -> Answer:
     if isinstance(raw, Skipped):
         return Skipped(word(raw.reason), clean(raw.explanation, MAX_EXPLANATION))
     if isinstance(raw, Failed):
-        return msgspec.structs.replace(
-            raw, reason=word(raw.reason), explanation=clean(raw.explanation, MAX_EXPLANATION)
+        return Failed(
+            word(raw.reason),
+            clean(raw.explanation, MAX_EXPLANATION),
+            _amount(raw.cost_usd),
+            int(_amount(raw.input_tokens)),
+            int(_amount(raw.output_tokens)),
         )
     if isinstance(raw, str):
         raw = Score(label=raw)
     elif isinstance(raw, numbers.Real):
-        raw = Score(float(raw))
+        raw = Score(raw)  # type: ignore[arg-type]
     if not isinstance(raw, Score):
         return Failed("not_a_score", f"returned {raw.__class__.__name__}")
     value: Any = raw.value
     if value is None:
-        value = labels.get(raw.label, PASS_FAIL.get(raw.label.strip().lower())) if raw.label else None
+        label: Any = raw.label
+        if not isinstance(label, str):
+            label = clean(label, MAX_LABEL)
+        value = labels.get(label, PASS_FAIL.get(label.strip().lower())) if label else None
         if value is None:
-            return Failed("unmapped_label" if raw.label else "no_value", clean(raw.label, MAX_LABEL))
+            return Failed("unmapped_label" if label else "no_value", clean(label, MAX_LABEL))
     if not isinstance(value, numbers.Real):
         return Failed("not_a_number", f"value is {value.__class__.__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return Failed("out_of_range", "larger than any float")
     if not 0.0 <= number <= 1.0:  # also false for NaN
         return Failed("out_of_range", f"{number:g} is not in [0, 1]")
     return Score(
@@ -56,7 +64,10 @@ def settled(raw: Any, labels: Mapping[str, float]) -> Answer:
 
 
 def _amount(value: Any) -> float:
-    number = float(value) if isinstance(value, numbers.Real) else 0.0
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else 0.0
+    except OverflowError:
+        return 0.0
     return number if math.isfinite(number) and 0 <= number < 2**53 else 0.0
 
 

@@ -28,6 +28,7 @@ from stream.records import Evaluator, stable_id
 BLOCKED = "judge_blocked"
 _RETRYABLE = frozenset(("rate_limited", "timeout", "unavailable"))
 _BLOCKING = frozenset(("auth", "billing", "model_unavailable"))
+_LEAP_NS = 86_400 * 10**9  # further back than this no clock goes unless it was wrong before
 
 
 class _Bill(msgspec.Struct):
@@ -95,6 +96,10 @@ class Judge(Scorer):
 
     def tick(self, now_ns: int) -> None:
         """Tell the time, Unix nanoseconds: budgets turn over and blocks end by it."""
+        if 0 < now_ns < self._now_ns - _LEAP_NS:
+            self._now_ns = now_ns  # the clock was wrong, and so is the end of every block
+            self._gate.succeeded()
+        self.budget.corrected(now_ns)
         self._now_ns = max(self._now_ns, now_ns)
         self.budget.at(self._now_ns)
 
@@ -121,6 +126,14 @@ class Judge(Scorer):
             return Skipped(reason)
         prompt = build(self.rubric, self._system, interaction, self.settings.max_block_chars)
         return await self._cache.get(prompt.key, lambda: self._judged(prompt))
+
+    async def score_again(self, interaction: Interaction) -> Answer:
+        """Judge one interaction whatever is remembered of it: a remembered answer says nothing about the model of today."""
+        if reason := self.rubric.missing(interaction):
+            return Skipped(reason)
+        return await self._judged(
+            build(self.rubric, self._system, interaction, self.settings.max_block_chars)
+        )
 
     async def _judged(self, prompt: Prompt) -> Answer:
         async with self._slot():
@@ -167,6 +180,11 @@ class Judge(Scorer):
         explanation = ""
         for sample in range(self.settings.samples):
             answer = await self._once(prompt, sample, bill)
+            if isinstance(answer, Skipped) and bill.input_tokens + bill.output_tokens:
+                # It was asked and paid, and only a failed score says what it cost.
+                return Failed(
+                    answer.reason, answer.explanation, bill.usd, bill.input_tokens, bill.output_tokens
+                )
             if not isinstance(answer, tuple):
                 return answer
             level, why = answer

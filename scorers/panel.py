@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,20 @@ from scorers.registry import Entry, build
 from scorers.settings import ScorersSettings
 from stream.interaction import Interaction
 from stream.records import Evaluator, Lane, ScoreRecord, ScoreStatus, stable_id
+
+_FRAMES = 3
+
+
+def _raised(error: BaseException) -> Failed:
+    """Name the class and the place in the code; what an exception says may be made of data."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).parent != Path(__file__).parent
+        and "asyncio" not in Path(frame.filename).parts
+    ]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames[-_FRAMES:]]
+    return Failed(error.__class__.__name__, f"raised at {', '.join(places)}" if places else "")
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +66,7 @@ class Panel:
         self.needs_spans = any(entry.target == "span" for entry in self.entries)
         self.needs_loop = any(entry.asynchronous for entry in self.entries)
         self._concurrency = settings.concurrency
+        self._room: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
         self._threads = {
             id(entry): PluginThread(entry.rubric, entry.timeout) for entry in self.entries if entry.plugin
         }
@@ -66,7 +82,7 @@ class Panel:
 
     async def score(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, ScoreRecord]]:
         """Score all tickets; records come in the order of tickets and scorers, whoever answers first."""
-        room = asyncio.Semaphore(self._concurrency)
+        room = self._shared_room()
         jobs = self._jobs(tickets)
         answers: list[Answer | asyncio.Task[Answer]] = []
         async with asyncio.TaskGroup() as group:
@@ -79,6 +95,21 @@ class Panel:
             (job.ticket, _record(job, answer.result() if isinstance(answer, asyncio.Task) else answer))
             for job, answer in zip(jobs, answers, strict=True)
         ]
+
+    def _shared_room(self) -> asyncio.Semaphore:
+        """Return what holds the limit for all batches that are scored at the same time."""
+        loop = asyncio.get_running_loop()
+        if self._room is None or self._room[0] is not loop:
+            self._room = (loop, asyncio.Semaphore(self._concurrency))
+        return self._room[1]
+
+    async def again(self, jobs: Sequence[tuple[Entry, Interaction]]) -> list[Answer]:
+        """Score single interactions anew, past every cache; answers come in the order of the jobs."""
+        room = self._shared_room()
+        made = [_Job(Ticket(interaction=found), entry, found) for entry, found in jobs]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._within(room, job, fresh=True)) for job in made]
+        return [task.result() for task in tasks]
 
     def _jobs(self, tickets: Sequence[Ticket]) -> list[_Job]:
         jobs: list[_Job] = []
@@ -96,31 +127,39 @@ class Panel:
         if job.interaction is None:
             return Skipped("no_llm_span")
         try:
-            raw = job.entry.scorer.score(job.interaction)
+            return settled(job.entry.scorer.score(job.interaction), job.entry.scorer.labels)
         except Exception as error:  # noqa: BLE001 - a scorer's failure is a recorded result, never the stage's
-            return Failed(error.__class__.__name__)
-        return settled(raw, job.entry.scorer.labels)
+            return _raised(error)
 
-    async def _within(self, room: asyncio.Semaphore, job: _Job) -> Answer:
+    async def _within(self, room: asyncio.Semaphore, job: _Job, fresh: bool = False) -> Answer:
         scorer = job.entry.scorer
         interaction = job.interaction
         async with room:
             try:
-                if job.entry.plugin:
+                if fresh and isinstance(scorer, Judge) and interaction is not None:
+                    raw: Any = await scorer.score_again(interaction)
+                elif job.entry.plugin:
                     raw = await self._plugin(job.entry, interaction)
                 else:
                     raw = scorer.score(interaction)  # type: ignore[arg-type]
                     if inspect.isawaitable(raw):
                         raw = await raw
+                return settled(
+                    raw, scorer.labels
+                )  # here, because a number or a text may be of its own making
             except PluginBusy:
                 return Skipped("scorer_blocked:timeout", "an earlier call still runs")
             except PluginExit as error:
                 return Failed(str(error))
             except TimeoutError:
                 return Failed("timeout")
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                return _raised(error)  # nobody cancelled us: the plug-in cancelled something of its own
             except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-                return Failed(error.__class__.__name__)
-        return settled(raw, scorer.labels)
+                return _raised(error)
 
     async def _plugin(self, entry: Entry, interaction: Any) -> Any:
         score = entry.scorer.score

@@ -1,4 +1,4 @@
-"""Phrases and patterns to look for in a text."""
+"""Phrases and patterns to look for in a text, and rubrics that do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from scorers.api import Score, Scorer, Skipped
+from stream.interaction import Interaction
 from stream.settings import Settings
 
 Phrase = Annotated[str, Field(min_length=1, max_length=1_000)]
@@ -72,3 +74,25 @@ def _occurs(phrase: str, text: str) -> bool:
 def _joined(left: str, right: str) -> bool:
     # Scripts without spaces have no word boundaries, so only alphabets with upper and lower case need them.
     return left.isalnum() and right.isalnum() and left.isascii() and right.isascii()
+
+
+class PhraseScorer(Scorer):
+    """A rubric about which of the phrases and patterns the answer holds; a subclass says what they are worth."""
+
+    Options = PhraseOptions
+    options: PhraseOptions
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self._phrases = Phrases(self.options)
+
+    def score(self, interaction: Interaction) -> Score | Skipped:
+        """Search."""
+        text = interaction.output_text
+        if not text:
+            return Skipped("no_content")
+        return self.rated(self._phrases.found(text), self._phrases.names)
+
+    def rated(self, found: list[str], wanted: list[str]) -> Score:
+        """Return the score of an answer that holds ``found`` of ``wanted``."""
+        raise NotImplementedError

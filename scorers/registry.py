@@ -13,7 +13,7 @@ from scorers.api import Scorer, Target, as_scorer
 from scorers.judge import Judge
 from scorers.settings import RubricSettings, ScorersSettings
 from stream import plugins
-from stream.errors import ConfigError
+from stream.errors import ConfigError, DriftgateError
 from stream.records import Evaluator
 
 GROUP = "driftgate.scorers"
@@ -88,10 +88,16 @@ def _entry(rubric: RubricSettings, known: dict[str, type[Any]], base: Path | Non
         made = as_scorer(found, rubric.options)
         evaluator = made.evaluator()
     except ValidationError as error:
-        raise ConfigError(f"options of {rubric.use}: {_problems(error)}") from error
+        raise ConfigError(f"options of {rubric.use}: {_problems(error)}{_signature(found)}") from error
     except (TypeError, ValueError) as error:
         takes = _signature(found)
         raise ConfigError(f"{rubric.use}: {error}{takes}") from error
+    except DriftgateError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{rubric.use}: the scorer cannot be made: {error.__class__.__name__}: {error}"
+        ) from error
     name = rubric.name or made.name
     return Entry(made, name, rubric.target or made.target, evaluator, own is None, rubric.timeout)
 
@@ -105,7 +111,7 @@ def _entry_point(reference: str, known: dict[str, type[Any]]) -> Any:
 
 def _problems(error: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(str(step) for step in problem['loc']) or 'options'}: {problem['msg']}"
+        f"{'.'.join(str(step) for step in problem['loc']) or 'options'}: {'unknown option' if problem['type'] == 'extra_forbidden' else problem['msg']}"
         for problem in error.errors(include_url=False, include_input=False)
     )
 

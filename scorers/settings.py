@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -146,6 +147,18 @@ class ScaleSettings(Settings):
         return self
 
 
+class AnchorFileSettings(Settings):
+    """Examples with people's labels that judges score again and again (drift.anchors says how they are used)."""
+
+    file: Path | None = None
+    """JSON lines: `{"id": "a1", "interaction": {…}, "labels": {"groundedness": 0.75}}`; a relative path starts at the
+    configuration file's folder. None: no anchors, and nobody can tell a changed judge from a changed application."""
+
+    rate: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Anchors scored per score that a judge gives to traces. Each costs a call of the model. Below 1 a judge's change
+    shows later than the change of scores that it causes."""
+
+
 def _default_rubrics() -> list[RubricSettings]:
     names = ("error", "latency", "refusal", "groundedness_lexical", "tool_calls", "length")
     return [RubricSettings(use=name) for name in names]
@@ -165,6 +178,9 @@ class ScorersSettings(Settings):
 
     max_spans_per_trace: Annotated[int, Field(ge=1, le=10_000)] = 100
     """LLM spans of one trace that span rubrics score at most; the rest is counted."""
+
+    anchors: AnchorFileSettings = AnchorFileSettings()
+    """Labelled examples that tell a changed judge from a changed application."""
 
     external: dict[str, ScaleSettings] = Field(default={}, max_length=1_000)
     """Scales of scores that come from other tools, by score name. Without one a value in [0, 1] is taken as it is."""

@@ -114,7 +114,7 @@ class AlerterStage:
             verdict = self._decoder.decode(record.value)
         except msgspec.ValidationError:
             return None, Reject(record, "not_a_verdict", "the JSON does not have the fields of a verdict")
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None, Reject(record, "undecodable", "the value is not JSON")
         if not verdict.verdict_id:
             return None, Reject(record, "not_a_verdict", "the verdict has no id")

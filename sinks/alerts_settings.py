@@ -218,7 +218,7 @@ class AlertSettings(OutgoingSettings):
     retry: RetrySettings = RetrySettings()
     """When a channel does not answer."""
     external_url: str = ""
-    """Address of driftgate's web page as seen by people; messages then link to the incident."""
+    """Address of the administration port as people reach it; messages then link to the incident's page there."""
     retention: Seconds = Field(default=90 * _DAY, ge=_DAY, le=3650 * _DAY)
     """How long resolved incidents are kept here; the store keeps its own copy."""
 
@@ -379,7 +379,7 @@ class RollbackSettings(OutgoingSettings):
     mode: Mode = "observe"
     """`observe`: say what would be done; `approve`: wait for a person; `enforce`: do it."""
     kill_switch: bool = False
-    """No rollback is called while this is set. `driftgate` has one at run time too."""
+    """No rollback is called while this is set. `driftgate incidents kill-switch` is the one at run time."""
     targets: tuple[HttpTarget, ...] = Field(default=(), max_length=100)
     """Gateways that can take a candidate back."""
     cooldown: Seconds = Field(default=1800.0, ge=0, le=30 * _DAY)

@@ -218,7 +218,7 @@ class Dispatcher:
             return ""
         message, notice, partition = taken
         if notice is None:
-            return "postponed"
+            return "dead" if message.state == "dead" else "postponed"
         sender = self._channels[channel.name]
         status = 0
         try:
@@ -233,6 +233,11 @@ class Dispatcher:
             sender.judge(reply)
         except (Transient, Permanent, ConfigError) as error:
             return await asyncio.to_thread(self._failed, channel, message, status, error, now_ns, partition)
+        except Exception as error:  # noqa: BLE001 - see below
+            # A channel is a plug-in: whatever it raises concerns its own messages and nothing else.
+            self._log.exception("channel failed", channel=channel.name)
+            known = Transient("channel_failed", error.__class__.__name__)
+            return await asyncio.to_thread(self._failed, channel, message, status, known, now_ns, partition)
         await asyncio.to_thread(self._delivered, message, status, now_ns, partition)
         return "delivered"
 
@@ -244,6 +249,11 @@ class Dispatcher:
             if message is None:
                 return None
             incident = _incident(ledger, message)
+            if message.attempts > self._alerts.retry.attempts:
+                # The last try ended with its process; nobody was there to say so.
+                give_up(ledger, message, 0, "the last try was cut off", now_ns, incident.partition)
+                message.state = "dead"
+                return message, None, incident.partition
             until = 0
             if message.event != "resolve" and message.attempts == 1:
                 until = silenced_until(self._alerts, incident, now_ns)

@@ -31,7 +31,9 @@ _PORTS = (443, 8443)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
-_TUNNELS = (ipaddress.IPv6Network("2002::/16"), ipaddress.IPv6Network("2001::/32"))  # 6to4, Teredo
+_TUNNELS = tuple(  # 6to4, Teredo, SIIT
+    ipaddress.IPv6Network(network) for network in ("2002::/16", "2001::/32", "::ffff:0:0:0/96")
+)
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
@@ -121,7 +123,7 @@ class Outgoing:
         Raises
         ------
         Permanent
-            The URL or the address it leads to is not allowed (``blocked_*``, ``bad_url``).
+            The URL or the address it leads to is not allowed (``blocked_*``, ``bad_url``), or the request cannot be one.
         Transient
             ``network`` or ``timeout``: no complete answer came.
         """
@@ -143,6 +145,9 @@ class Outgoing:
             raise Transient("timeout", f"{redacted(url)} did not answer within {timeout:g} s") from error
         except aiohttp.InvalidURL as error:
             raise Permanent("bad_url", "the URL cannot be used") from error
+        except ValueError as error:
+            # A host that no name server can be asked for, or a line end in a token. The text may hold it.
+            raise Permanent("bad_request", "a host name or a header of the request is not valid") from error
         except (aiohttp.ClientError, OSError) as error:
             if (blocked := _blocked_cause(error)) is not None:
                 raise blocked from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from sinks.store_cluster import PlacedClient, Placement
 from sinks.store_embedded import Embedded
 from sinks.store_errors import STORE_ERRORS, classify, classify_query
 from sinks.store_migrations import apply_retention, migrate
@@ -75,13 +76,17 @@ class Store:
         Raises
         ------
         StartError
-            The schema is newer than this code, or a table is gone.
+            The schema is newer than this code, a table is gone, or the server is not set up for the URL.
         Unavailable
             The store failed.
         """
         try:
-            version = migrate(self._backend.client)
-            apply_retention(self._backend.client, self._settings.retention)
+            placement = Placement.of(self._settings.target)
+            client = PlacedClient(self._backend.client, placement)
+            version = migrate(
+                client, replicated=placement.replicated, shared=self._settings.target.kind == "clickhouse"
+            )
+            apply_retention(client, self._settings.retention)
         except STORE_ERRORS as error:
             raise classify_query(error) from error
         self._types.clear()
@@ -128,7 +133,7 @@ class Store:
         self, table: str, names: list[str], types: list[Any], data: list[Sequence[Any]], token: str
     ) -> None:
         client = self._open_client()
-        settings = {
+        settings: dict[str, object] = {
             "async_insert": 0,
             # The engine notes a token before the part is in place: killed in between, it would take the same insert
             # for done and drop the rows. The sorting keys alone make rows unique.
@@ -136,6 +141,9 @@ class Store:
             "log_comment": token,
             "max_partitions_per_insert_block": 0,
         }
+        # ClickHouse 26.2 and later follow this one alone, and do drop repetitions in replicated tables by default.
+        if "deduplicate_insert" in client.server_settings:
+            settings["deduplicate_insert"] = "disable"
         context = client.create_insert_context(
             table, column_names=names, column_types=types, data=data, column_oriented=True, settings=settings
         )
@@ -200,6 +208,24 @@ class Store:
             raise classify_query(error) from error
         names = list(result.column_names)
         return [dict(zip(names, row, strict=True)) for row in result.result_rows]
+
+    def ask(self, sql: str, form: str) -> bytes:
+        """Run one reading statement of a user on a ClickHouse server and return the answer in format ``form``.
+
+        Raises
+        ------
+        Permanent
+            The query is wrong, or writes.
+        Unavailable
+            The server is down or too slow.
+        """
+        try:
+            answer = self._open_client().raw_query(sql, settings={"final": 1, "readonly": 2}, fmt=form)
+        except Unavailable:
+            raise
+        except STORE_ERRORS as error:
+            raise classify_query(error) from error
+        return bytes(answer)
 
     def close(self) -> None:
         """Close the store; idempotent. Later calls raise :class:`stream.errors.Unavailable`."""

@@ -27,6 +27,7 @@ from stream.records import (
     HEADER_TENANT,
     CohortWindow,
     Heartbeat,
+    OperationsRecord,
     ScoreRecord,
     Verdict,
 )
@@ -39,10 +40,13 @@ _ERROR = 2
 _MAX_EVENTS = 10_000
 
 _TYPES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OPERATIONS = msgspec.json.Decoder(OperationsRecord)
 _SCORES = msgspec.json.Decoder(ScoreRecord)
 _HEARTBEATS = msgspec.json.Decoder(Heartbeat)
 _WINDOWS = msgspec.json.Decoder(CohortWindow)
 _VERDICTS = msgspec.json.Decoder(Verdict)
+
+_COHORT = ("route", "prompt_name", "prompt_version", "model", "user_cohort", "service", "environment")
 
 Row = dict[str, Any]
 
@@ -184,7 +188,8 @@ def _probability(text: str) -> float | None:
 
 def score_rows(record: Record) -> list[Row]:
     """Return the row of ``scores`` for a record of ``scores``; none for a heartbeat."""
-    if bytes(_decode(_TYPES, record).get("type", b"")) == b'"heartbeat"':
+    kind = bytes(_decode(_TYPES, record).get("type", b""))
+    if kind == b'"heartbeat"':
         _decode(_HEARTBEATS, record)
         return []
     score = _decode(_SCORES, record)
@@ -210,6 +215,8 @@ def score_rows(record: Record) -> list[Row]:
         "output_tokens": max(score.output_tokens, 0),
         "lane": score.lane,
         "policy": score.policy,
+        "anchor": score.anchor,
+        "reference": score.reference,
         "probability": score.probability,
         "cohort": cohort,
         "route": cohort.get("route", ""),
@@ -222,6 +229,56 @@ def score_rows(record: Record) -> list[Row]:
         "ingested_at": record.timestamp_ns,
     }
     return [row]
+
+
+def log_rows(record: Record, timed: bool) -> list[Row]:
+    """Return the row of ``score_log`` for any record of ``scores``; never fails, whatever the record holds.
+
+    ``timed`` says whether the log gave the record's time.
+    """
+    return [
+        {
+            "partition": record.partition,
+            "offset": record.offset,
+            "log_time": record.timestamp_ns,
+            "timed": timed,
+            "value": record.value,
+        }
+    ]
+
+
+def operation_rows(record: Record) -> list[Row]:
+    """Return the rows of ``operations`` in an operations record of ``scores``."""
+    found = _decode(_OPERATIONS, record)
+    cohort = found.cohort
+    around = {
+        "tenant": found.tenant,
+        **{name: cohort.get(name, "") for name in _COHORT},
+        "ingested_at": record.timestamp_ns,
+    }
+    return [
+        {
+            "time": facts.time_unix_nano,
+            "trace_id": facts.trace_id,
+            "unit_id": facts.unit_id or facts.trace_id,
+            "flags": facts.flags,
+            "latency_s": facts.latency_s,
+            "first_token_s": facts.first_token_s,
+            "input_tokens": _natural(facts.input_tokens),
+            "output_tokens": _natural(facts.output_tokens),
+            "cached_tokens": _natural(facts.cached_tokens),
+            "cost_usd": facts.cost_usd,
+            "tool_calls": min(max(facts.tool_calls, 0), 2**32 - 1),
+            "tool_failures": min(max(facts.tool_failures, 0), 2**32 - 1),
+            "cache_hit": facts.cache_hit,
+            **around,
+        }
+        for facts in found.traces
+    ]
+
+
+def _natural(value: int | None) -> int | None:
+    return None if value is None else min(max(value, 0), 2**63 - 1)
 
 
 def window_rows(record: Record) -> list[Row]:
@@ -243,6 +300,9 @@ def window_rows(record: Record) -> list[Row]:
             "standard_error": window.standard_error,
             "pass_rate": window.pass_rate,
             "worst_decile_mean": window.worst_decile_mean,
+            "p5": window.p5,
+            "p50": window.p50,
+            "p95": window.p95,
             "weight": window.weight,
             "levels": window.levels,
             "version": window.version,
@@ -263,6 +323,7 @@ def verdict_rows(record: Record) -> list[Row]:
             "kind": verdict.kind,
             "rollout": verdict.rollout,
             "route": verdict.route,
+            "prompt_name": verdict.prompt_name,
             "rubric": verdict.rubric,
             "evaluator": verdict.evaluator,
             "arm": verdict.arm,
@@ -272,6 +333,7 @@ def verdict_rows(record: Record) -> list[Row]:
             "previous_state": verdict.previous_state or "",
             "severity": verdict.severity,
             "action": verdict.action,
+            "attribution": verdict.attribution,
             "reason": verdict.reason,
             "e_value": evidence.e_value,
             "e_threshold": evidence.e_threshold,
@@ -285,6 +347,7 @@ def verdict_rows(record: Record) -> list[Row]:
             "incumbent_units": evidence.incumbent_units,
             "worst_trace_ids": evidence.worst_trace_ids,
             "evidence": msgspec.json.encode(evidence).decode("utf-8"),
+            "record": record.value,
             "ingested_at": record.timestamp_ns,
         }
     ]
@@ -321,6 +384,6 @@ def _integer(text: str, default: int, limit: int) -> int:
 def _decode(decoder: msgspec.json.Decoder[Any], record: Record) -> Any:
     try:
         return decoder.decode(record.value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # msgspec names the field that does not fit, never its value.
         raise Permanent("undecodable", f"not a record of {record.topic}: {str(error)[:200]}") from error

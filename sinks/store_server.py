@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from sinks.store_cluster import Placement
 from sinks.store_errors import STORE_ERRORS, code_of
 from sinks.store_settings import StoreSettings, Target
 from stream.errors import StartError
@@ -28,7 +29,7 @@ class Server:
         try:
             first = self._client(target, settings, {}, "")
             try:
-                first.command(f"CREATE DATABASE IF NOT EXISTS `{target.database}`")
+                _make_database(first, target)
             finally:
                 first.close()
             self.client = self._client(target, settings, engine_settings, target.database)
@@ -60,6 +61,16 @@ class Server:
     def close(self) -> None:
         """Close the connections; idempotent."""
         self.client.close()
+
+
+def _make_database(client: Any, target: Target) -> None:
+    # Asked first, because ON CLUSTER waits for every replica, and a restart must not need the one that is down.
+    known = client.query(
+        "SELECT count() FROM system.databases WHERE name = {name:String}",
+        parameters={"name": target.database},
+    )
+    if not known.result_rows[0][0]:
+        client.command(Placement.of(target).statement(f"CREATE DATABASE IF NOT EXISTS `{target.database}`"))
 
 
 def _start_message(target: Target, error: Exception) -> str:

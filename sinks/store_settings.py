@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -13,7 +14,9 @@ from stream.settings import ByteSize, Seconds, Settings
 
 _DAY = 86400.0
 _MAX_RETENTION = 100 * 365 * _DAY
-_SERVER_OPTIONS = {"secure", "verify", "ca_cert"}
+_SERVER_OPTIONS = ("secure", "verify", "ca_cert", "cluster", "replicated")
+# A cluster's name as ClickHouse has it, or a macro that holds it.
+_CLUSTER = re.compile(r"[A-Za-z0-9_.-]+|\{[A-Za-z0-9_]+\}")
 
 Retention = Annotated[Seconds, Field(ge=0, le=_MAX_RETENTION)]
 
@@ -30,6 +33,8 @@ class Target(msgspec.Struct, frozen=True):
     secure: bool = False
     verify: bool = True
     ca_cert: str = ""
+    cluster: str = ""
+    replicated: bool = False
 
 
 class StoreRetention(Settings):
@@ -42,7 +47,10 @@ class StoreRetention(Settings):
     """Sampling decisions."""
 
     scores: Retention = 180 * _DAY
-    """One row per rubric and interaction."""
+    """One row per rubric and interaction, and the records as the drift stage read them, which replays need."""
+
+    operations: Retention = 90 * _DAY
+    """What every trace did, kept or not: one row per trace."""
 
     cohort_windows: Retention = 180 * _DAY
     """Rolling windows of every cohort."""
@@ -65,7 +73,8 @@ class StoreSettings(Settings):
 
     url: str = "chdb:///"
     """``chdb:///`` is an embedded ClickHouse in the data folder, ``chdb:///absolute/path`` one elsewhere;
-    ``clickhouse://user@host:8123/database?secure=true`` is a server (options: secure, verify, ca_cert)."""
+    ``clickhouse://user@host:8123/database?secure=true`` is a server (options: secure, verify, ca_cert; for a cluster of
+    one shard also cluster, the name for ``ON CLUSTER``, and replicated)."""
 
     password: Secret | None = None
     """Password of the ClickHouse server's user, by reference."""
@@ -128,14 +137,17 @@ def _server(parts: SplitResult, port: int | None) -> Target:
     if not parts.hostname:
         raise ValueError("a ClickHouse server is written clickhouse://user@host:8123/database")
     options = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    if unknown := set(options) - _SERVER_OPTIONS:
+    if unknown := set(options) - set(_SERVER_OPTIONS):
         raise ValueError(
-            f"unknown option {sorted(unknown)[0]!r} in the store URL; known: secure, verify, ca_cert"
+            f"unknown option {sorted(unknown)[0]!r} in the store URL; known: {', '.join(_SERVER_OPTIONS)}"
         )
     database = unquote(parts.path.strip("/")) or "driftgate"
     if not database.isidentifier():
         raise ValueError("the database in the store URL is made of letters, digits and underscores")
     secure = _flag(options.get("secure", "false"))
+    cluster = options.get("cluster", "")
+    if "cluster" in options and not _CLUSTER.fullmatch(cluster):
+        raise ValueError("cluster in the store URL is a cluster's name, or a macro such as {cluster}")
     return Target(
         "clickhouse",
         database=database,
@@ -145,6 +157,8 @@ def _server(parts: SplitResult, port: int | None) -> Target:
         secure=secure,
         verify=_flag(options.get("verify", "true")),
         ca_cert=options.get("ca_cert", ""),
+        cluster=cluster,
+        replicated=_flag(options.get("replicated", "false")),
     )
 
 
@@ -153,7 +167,7 @@ def _flag(text: str) -> bool:
         return True
     if text.lower() in ("0", "false", "no"):
         return False
-    raise ValueError("secure and verify in the store URL are true or false")
+    raise ValueError("secure, verify and replicated in the store URL are true or false")
 
 
 class QuerySettings(Settings):

@@ -8,7 +8,6 @@ nothing goes to dead letters.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +16,8 @@ import msgspec
 from sinks.store_rows import (
     Row,
     dead_letter_rows,
+    log_rows,
+    operation_rows,
     sampled_rows,
     score_rows,
     span_rows,
@@ -26,6 +27,7 @@ from sinks.store_rows import (
 from sinks.store_settings import StoreSettings
 from stream.errors import Permanent
 from stream.records import (
+    OPERATIONS_PREFIX,
     TOPIC_DEAD_LETTERS,
     TOPIC_SAMPLED,
     TOPIC_SCORES,
@@ -52,13 +54,9 @@ class _Piece(msgspec.Struct):
 
     @property
     def token(self) -> str:
-        """Names exactly these records. Their content is part of it: offsets start again in a new log folder."""
+        """Says in the engine's query log which records these are; nothing is deduplicated by it."""
         first, last = self.records[0], self.records[-1]
-        digest = hashlib.blake2b(digest_size=8)
-        for record in self.records:
-            digest.update(len(record.value).to_bytes(8, "big"))
-            digest.update(record.value)
-        return f"{first.topic}:{first.partition}:{first.offset}-{last.offset}:{digest.hexdigest()}"
+        return f"{first.topic}:{first.partition}:{first.offset}-{last.offset}"
 
 
 _TABLES: dict[str, tuple[str, Callable[[Record], list[Row]]]] = {
@@ -71,8 +69,14 @@ _TABLES: dict[str, tuple[str, Callable[[Record], list[Row]]]] = {
 }
 
 
+def _table_of(record: Record) -> tuple[str, Callable[[Record], list[Row]]]:
+    if record.topic == TOPIC_SCORES and record.value.startswith(OPERATIONS_PREFIX):
+        return "operations", operation_rows
+    return _TABLES[record.topic]
+
+
 class StoreStage:
-    """Writes spans, sampling decisions, scores, windows, verdicts and dead letters."""
+    """Writes spans, sampling decisions, scores, operational facts, windows, verdicts and dead letters."""
 
     name = "store"
     topics = (TOPIC_SPANS, TOPIC_SAMPLED, TOPIC_SCORES, TOPIC_WINDOWS, TOPIC_VERDICTS, TOPIC_DEAD_LETTERS)
@@ -96,18 +100,26 @@ class StoreStage:
             The store is down; the whole batch must be tried again.
         """
         result = Result()
-        for records in _by_place(_timed(record, batch.now_ns) for record in batch.records):
+        for originals in _by_place(batch.records):
+            records = [_timed(record, batch.now_ns) for record in originals]
             for piece in self._pieces(records, result):
                 self._insert(piece, result)
+            if records[0].topic == TOPIC_SCORES:
+                timed = [record.timestamp_ns > 0 for record in originals]
+                rows = map(log_rows, records, timed)
+                for piece in self._cut("score_log", zip(records, rows, strict=True)):
+                    self._insert(piece, result)
         return result
 
     def _pieces(self, records: Sequence[Record], result: Result) -> Iterator[_Piece]:
         """Decode records of one topic partition and cut them by rows and bytes, so that the same records are cut alike."""
-        table, convert = _TABLES[records[0].topic]
+        table, convert = _table_of(records[0])
+        yield from self._cut(table, ((record, self._decode(record, convert, result)) for record in records))
+
+    def _cut(self, table: str, found: Iterable[tuple[Record, list[Row]]]) -> Iterator[_Piece]:
         piece = _Piece(table, [], [])
         rows = size = 0
-        for record in records:
-            decoded = self._decode(record, convert, result)
+        for record, decoded in found:
             if not decoded:
                 continue
             piece.records.append(record)
@@ -141,9 +153,11 @@ class StoreStage:
         try:
             self._send(piece)
         except Permanent as error:
-            if len(piece.records) > 1:  # find the record that does not fit; the others must not suffer
-                for record, rows in zip(piece.records, piece.rows, strict=True):
-                    self._insert(_Piece(piece.table, [record], [rows]), result)
+            if (count := len(piece.records)) > 1:
+                # Find the record that does not fit; the others must not suffer. By halves: an insert for each of them
+                # would make so many parts that the engine takes no more.
+                for half in (slice(None, count // 2), slice(count // 2, None)):
+                    self._insert(_Piece(piece.table, piece.records[half], piece.rows[half]), result)
                 return
             record = piece.records[0]
             result.count(f"rejected.{error.reason}")
@@ -167,11 +181,11 @@ class StoreStage:
 
 
 def _by_place(records: Iterable[Record]) -> list[list[Record]]:
-    """Group records by topic and partition, in the order these first occur."""
-    groups: dict[tuple[str, int], list[Record]] = {}
+    """Group records by topic, partition and table, in the order these first occur."""
+    groups: dict[tuple[str, int, str], list[Record]] = {}
     for record in records:
         if record.topic in _TABLES:
-            groups.setdefault((record.topic, record.partition), []).append(record)
+            groups.setdefault((record.topic, record.partition, _table_of(record)[0]), []).append(record)
     return list(groups.values())
 
 

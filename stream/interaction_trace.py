@@ -9,6 +9,7 @@ from stream import conventions
 from stream.conventions import evaluations as feedback
 from stream.conventions.kinds import kind_of
 from stream.conventions.reading import Reading
+from stream.conventions.values import word
 from stream.interaction_record import (
     Document,
     Evaluation,
@@ -254,13 +255,25 @@ def _results(nodes: list[_Node]) -> list[ToolResult]:
 
 
 def _outermost(nodes: list[_Node], tree: SpanTree, known: set[bytes]) -> list[_Node]:
-    """Return the nodes in ``known`` without an ancestor in ``known``: a nested call is counted once."""
-    return [
-        node
-        for node in nodes
-        if node.view.span.span_id in known
-        and not any(above.span.span_id in known for above in tree.ancestors(node.view))
-    ]
+    """Return the nodes in ``known`` without an ancestor in ``known``: a nested call is counted once.
+
+    So is a call that two instrumentations tell side by side: the same response id at the same time.
+    """
+    found: list[_Node] = []
+    answers: dict[str, _Node] = {}
+    for node in nodes:
+        if node.view.span.span_id not in known or any(
+            above.span.span_id in known for above in tree.ancestors(node.view)
+        ):
+            continue
+        response = word(node.view.attributes.get("gen_ai.response.id"))
+        other = answers.get(response) if response else None
+        if other is not None and node.view.span.start_time_unix_nano < other.view.span.end_time_unix_nano:
+            continue
+        if response:
+            answers[response] = node
+        found.append(node)
+    return found
 
 
 def _usage(nodes: list[_Node], tree: SpanTree) -> Usage:

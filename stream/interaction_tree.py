@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
 from stream.conventions.values import word
 from stream.spans import SpanView
 
@@ -58,7 +60,14 @@ class SpanTree:
         line = [view, *self.ancestors(view)]
         if all(above is not root for above in line):
             line.append(root)
-        return [above.attributes for above in line] + [above.resource for above in line]
+        return [_own(above) for above in line] + [above.resource for above in line]
+
+
+def _own(view: SpanView) -> dict[str, Any]:
+    # On a client span the route is that of the other side: /v1/messages of the provider.
+    if view.span.kind == Span.SPAN_KIND_CLIENT and "http.route" in view.attributes:
+        return {key: value for key, value in view.attributes.items() if key != "http.route"}
+    return view.attributes
 
 
 def inherited(places: list[dict[str, Any]], names: tuple[str, ...]) -> str:

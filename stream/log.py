@@ -12,6 +12,21 @@ from stream.errors import Transient
 from stream.stage import Output, Record, Result
 
 
+def in_time(records: Sequence[Record]) -> list[Record]:
+    """Return ``records``, each topic partition's in the order of its offsets, merged by the log's timestamps.
+
+    A timestamp that goes back counts as its predecessor's. Clocks step back, and who reads by offset takes a record that
+    comes after a later one of its partition for one that was there before.
+    """
+    latest: dict[tuple[str, int], int] = {}
+    times: list[int] = []
+    for record in records:
+        place = (record.topic, record.partition)
+        latest[place] = max(latest.get(place, 0), record.timestamp_ns)
+        times.append(latest[place])
+    return [records[index] for index in sorted(range(len(records)), key=times.__getitem__)]
+
+
 class TopicStats(msgspec.Struct, frozen=True):
     """Offsets of one topic partition: records first..end-1 exist; ``end`` is the next offset to be written."""
 

@@ -80,7 +80,7 @@ def _guard(reference: str, importer: Any) -> Any:
         return importer()
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends the interpreter is no plug-in
         raise ConfigError(
             f"plug-in {reference!r} fails on import: {error.__class__.__name__}: {error}"
         ) from error

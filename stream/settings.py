@@ -18,10 +18,13 @@ _BYTES = {
 
 
 class Settings(BaseModel):
-    """A section of the configuration: unknown keys are errors, values never change."""
+    """A section of the configuration: unknown keys are errors, values never change, numbers are numbers.
+
+    Infinity and NaN, which YAML can write, pass for limits and then fail where a limit becomes an integer.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
 
 

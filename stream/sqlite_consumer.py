@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
-from stream.log import Changes
-from stream.sqlite_reading import connect, read_offsets
+from stream.log import Changes, in_time
+from stream.sqlite_reading import connect, decode_headers, read_offsets
 from stream.stage import Headers, Record, Result
 from stream.transaction import Transaction, of_result
 
 _POLL_BYTES = 8 << 20
-
-decode_headers: Callable[[bytes], Headers] = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
 
 
 class Writer(Protocol):
@@ -101,7 +97,7 @@ class SqliteConsumer:
                     break
             cursor.close()
         if len(self._topics) > 1:
-            records.sort(key=lambda record: record.timestamp_ns)
+            return in_time(records)
         return records
 
     def rewind(self) -> None:

@@ -369,6 +369,9 @@ def _own(path: Path) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(path.name + ".lock").open("ab")
+        # The folder may be an older one that others can enter; SQLite gives its side files the same rights.
+        path.touch(mode=0o600)
+        path.chmod(0o600)
     except OSError as error:
         raise StartError(f"the data folder {path.parent} cannot be used: {error.strerror}") from error
     try:

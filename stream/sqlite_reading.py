@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from stream.errors import StartError
 from stream.log import TopicStats
+from stream.stage import Headers, Record
+
+decode_headers: Callable[[bytes], Headers] = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -41,6 +46,24 @@ def read_stats(reader: sqlite3.Connection) -> list[TopicStats]:
         (first,) = reader.execute(f"SELECT MIN(offset) FROM t_{topic_id}").fetchone()  # noqa: S608 - our own name
         found.append(TopicStats(name, 0, end if first is None else first, end, size))
     return found
+
+
+def read_topic(reader: sqlite3.Connection, topic: str) -> Iterator[Record]:
+    """Yield every record of ``topic`` that is still there."""
+    row = reader.execute("SELECT id FROM topics WHERE name = ?", (topic,)).fetchone()
+    if row is None:
+        return
+    for offset, ts, key, value, raw in reader.execute(
+        f"SELECT offset, ts, key, value, headers FROM t_{row[0]} ORDER BY offset"  # noqa: S608 - our own name
+    ):
+        yield Record(topic, 0, offset, value, key, decode_headers(raw) if raw else (), ts)
+
+
+def read_state(reader: sqlite3.Connection, group: str) -> dict[str, bytes]:
+    """Return what ``group`` has saved."""
+    return dict(
+        reader.execute("SELECT key, value FROM state WHERE grp = ? AND part = 0", (group,)).fetchall()
+    )
 
 
 @contextmanager

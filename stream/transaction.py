@@ -9,6 +9,10 @@ import msgspec
 from stream.records import TOPIC_DEAD_LETTERS
 from stream.stage import Output, Record, Reject, Result
 
+# What a dead letter has after the headers of the original record, in this order.
+LETTER_HEADERS = ("stage", "reason", "error", "original-topic", "original-partition", "original-offset")
+HEADER_CUT = "cut-from"  # bytes of the value before it was cut
+
 
 class Transaction(msgspec.Struct):
     """Outputs, state, ledger and offsets of one consumer group; all of it or nothing."""
@@ -28,16 +32,36 @@ class Transaction(msgspec.Struct):
 def dead_letter(group: str, reject: Reject) -> Output:
     """Return the dead letter of ``reject``: the original bytes and key, and headers that say why and where from."""
     record = reject.record
+    values = (
+        group,
+        reject.reason,
+        reject.error[:500],
+        record.topic,
+        str(record.partition),
+        str(record.offset),
+    )
     headers = (
         *record.headers,
-        ("stage", group.encode()),
-        ("reason", reject.reason.encode()),
-        ("error", reject.error[:500].encode("utf-8", "replace")),
-        ("original-topic", record.topic.encode()),
-        ("original-partition", str(record.partition).encode()),
-        ("original-offset", str(record.offset).encode()),
+        *((name, text.encode("utf-8", "replace")) for name, text in zip(LETTER_HEADERS, values, strict=True)),
     )
     return Output(TOPIC_DEAD_LETTERS, record.value, record.key, headers)
+
+
+def shortened(letter: Output, limit: int) -> Output:
+    """Return ``letter`` cut to about ``limit`` bytes, with a header that says so; its place still names the original.
+
+    A record may have become larger than what can be written: other producers compress, and our headers come on top.
+    """
+    own = letter.headers[-len(LETTER_HEADERS) :]
+    original = letter.headers[: -len(LETTER_HEADERS)]
+    note = (HEADER_CUT, str(len(letter.value)).encode())
+    if sum(len(name) + len(value) for name, value in original) > limit // 4:
+        original = ()
+    key = letter.key if len(letter.key) <= limit // 4 else b""
+    used = len(key) + sum(len(name) + len(value) + 16 for name, value in (*original, note, *own))
+    return Output(
+        letter.topic, letter.value[: max(0, limit - used)], key, (*original, note, *own), letter.partition
+    )
 
 
 def of_result(group: str, records: Sequence[Record], result: Result) -> Transaction:

@@ -1,4 +1,4 @@
-"""Nothing skips silently: in CI a skipped test is a failed one."""
+"""What holds for all tests: in CI a skipped test is a failed one, and no property test is failed by a slow machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# Built on the profile that hypothesis has chosen by then, its own one for CI where CI is set. The default deadline of 200 ms
+# fails an example that happened to run beside something else.
+settings.register_profile("driftgate", parent=settings(), deadline=None)
+settings.load_profile("driftgate")
 
 
 @pytest.hookimpl(wrapper=True)

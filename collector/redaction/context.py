@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
-from collector.redaction.pattern import latin1, searched
+from collector.redaction.edge import LETTERS, alternatives
+from collector.redaction.pattern import Find, finder, latin1, searched
 from collector.redaction.rule import CONTEXT_BYTES, REPLACED, Rule
 
 # Keys repeat from span to span; what they ask for is remembered.
 _MOST_KNOWN_HINTS = 4096
 _LONGEST_KNOWN_HINT = 128
+# Words whose places in a text are remembered.
+_MOST_WORDS = 64
 _GAP = "[ _.-]?"
 # Longer words are found inside others (``telephone``); short ones must stand alone: ``tel`` is not in ``hotel``.
 _SHORT = 4
+_REST = re.compile(rb"[A-Za-z]{1,4}(?![A-Za-z])")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-# What may stand before a short word: no letter, or the letter of an escape.
-_EDGE = r"(?:^|[^A-Za-z]|\\[bfnrt])"
 
 
 class Context:
@@ -29,28 +33,79 @@ class Context:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        parts = [
-            f"(?:^|[^a-z]){_spaced(word)}(?:[^a-z]|$)" if len(word) <= _SHORT else _spaced(word)
-            for word in words
-        ]
-        self._pattern = latin1("|".join(parts).encode())
+        self.words = tuple(words)
         self._gates = [
-            f"{_EDGE}{_spaced(word)}[^A-Za-z]" if len(word) <= _SHORT else _spaced(word) for word in words
+            _gate_of_short(word) if len(word) <= _SHORT else f"(?i:{_encoded(word)})" for word in words
         ]
+
+    # Many are made for their gate only.
+
+    @cached_property
+    def _alone(self) -> Find:
+        return _finder(
+            f"(?:^|[^a-z]){_spaced(word)}(?:[^a-z]|$)" if len(word) <= _SHORT else _spaced(word)
+            for word in self.words
+        )
+
+    @cached_property
+    def _anywhere(self) -> Find:
+        return _finder(map(_spaced, self.words))
 
     @property
     def gate(self) -> str:
         """RE2 fragment in Latin-1 that is found in every text with one of the words."""
-        return "(?i)(?:" + "|".join(gate.encode().decode("latin-1") for gate in self._gates) + ")"
+        return "|".join(gate.encode().decode("latin-1") for gate in self._gates)
+
+    @property
+    def cores(self) -> dict[str, str]:
+        """What each alternative of :attr:`gate` holds: of a short word the word itself, wherever it stands."""
+        cores: dict[str, str] = {}
+        for word, gate in zip(self.words, self._gates, strict=True):
+            core = f"(?i:{_spaced(word)})" if len(word) <= _SHORT and word.isascii() else ""
+            cores |= {each: core or each for each in alternatives(gate.encode().decode("latin-1"))}
+        return cores
+
+    def near(self, text: bytes, hint: str) -> tuple[int, int, Callable[[int], bool]]:
+        """Return where in ``text``, under the key ``hint``, something may be announced that begins there.
+
+        The first index and the last, and what says it of one between them.
+        """
+        if hint and self.announces(words_of(hint)):
+            return 0, len(text), lambda start: True
+        if b"[" in text or b"pii:" in text:
+            # Where something was replaced, what stands on both sides of it may be one word.
+            return 0, len(text), lambda start: self.announces(before(text, start))
+        lower = text.lower()
+        words: list[int] = []
+        position, size = 0, len(lower)
+        while (word := self._anywhere(lower, position, size)[0]) >= 0:
+            if len(words) == _MOST_WORDS:
+                return 0, size, lambda start: self.announces(before(text, start))
+            words.append(word)
+            position = word + 1
+        if not words:
+            return 0, -1, lambda start: False
+
+        def announced(start: int) -> bool:
+            last = words[bisect_left(words, start) - 1]
+            return last >= start - CONTEXT_BYTES and self.announces(before(text, start))
+
+        return words[0] + 1, words[-1] + CONTEXT_BYTES, announced
 
     def announces(self, text: bytes) -> bool:
         """Whether one of the words is in ``text``."""
-        return self._pattern.search(text.lower()) is not None
+        return self._alone(text.lower(), 0, len(text))[0] >= 0
 
 
 def before(text: bytes, start: int) -> bytes:
-    """Return the bytes before ``start`` in which context counts: without what replacements left there."""
-    found = text[max(0, start - CONTEXT_BYTES) : start]
+    """Return the bytes before ``start`` in which context counts: without what replacements left there.
+
+    A short rest of a word that is longer is no word: ``hotel`` must not end as ``tel``.
+    """
+    first = max(0, start - CONTEXT_BYTES)
+    found = text[first:start]
+    if first > 0 and text[first - 1 : first].isalpha() and (rest := _REST.match(found)):
+        found = found[rest.end() :]
     return REPLACED.sub(b"", found) if b"[" in found or b"pii:" in found else found
 
 
@@ -59,8 +114,36 @@ def words_of(key: str) -> bytes:
     return _CAMEL.sub("_", key).lower().encode("utf-8", "replace")
 
 
+def _finder(words: Iterable[str]) -> Find:
+    return finder("|".join(words).encode().decode("latin-1"))
+
+
+def _encoded(word: str) -> str:
+    """Return the fragment for ``word`` in which letters beyond ASCII may be escaped."""
+    return "".join(
+        _spaced(character)
+        if character.isascii()
+        else rf"(?:{character}|\\+u[0-9A-Fa-f]{{4}}|(?:%[0-9A-Fa-f]{{2}}){{2,3}})"
+        for character in word
+    )
+
+
 def _spaced(word: str) -> str:
     return re.escape(word.lower()).replace(r"\ ", _GAP)
+
+
+def _gate_of_short(word: str) -> str:
+    """Return the gate of a word that must stand alone, or as a part of ``camelCase``."""
+    spaced = _encoded(word)
+    gates = [f"{LETTERS}(?i:{spaced})(?:[^A-Za-z]|$)"]
+    if len(word) > 1 and word.isascii() and word[0].isalpha() and word[-1].isalpha():
+        first, last = word[0].upper(), word[-1]
+        gates += (
+            f"[a-z0-9]{first}(?i:{_spaced(word[1:])})(?:[^A-Za-z]|$)",
+            f"{LETTERS}(?i:{_spaced(word[:-1])}){last}[A-Z]",
+            f"[a-z0-9]{first}(?i:{_spaced(word[1:-1])}){last}[A-Z]",
+        )
+    return "|".join(gates)
 
 
 class HintRules:

@@ -1,6 +1,6 @@
 """Finds entities in texts and replaces them.
 
-One pass of one pattern over all texts of a request (the gate) says which texts need a closer look: most need none. Only
+A few passes over all texts of a request (the gates) say which texts need a closer look: most need none. Only
 those are read as JSON where they are JSON, in all their readings (:mod:`collector.redaction.view`) where they are not, and
 rule by rule. Overlapping finds are replaced as one, and a changed text is scanned again until nothing is found, so that
 redacting twice is redacting once.
@@ -11,19 +11,17 @@ Whatever cannot be scanned in full is :class:`collector.redaction.rule.Unscannab
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 
 import msgspec
-import re2
 
 from collector.redaction import base64_text
-from collector.redaction import view as view_module
-from collector.redaction.context import Context, HintRules, before, words_of
+from collector.redaction.context import Context
+from collector.redaction.gates import Gates
 from collector.redaction.json_text import JsonText
-from collector.redaction.operator import Operators
-from collector.redaction.pattern import latin1, utf8, without_anchors
-from collector.redaction.policy import effective_rules, policy_version, self_test
+from collector.redaction.operator import Operators, Treatment, tagging
+from collector.redaction.pattern import candidates
+from collector.redaction.policy import effective_rules, policy_versions, self_test
 from collector.redaction.rule import REPLACED, Hit, Rule, Span, Unscannable
 from collector.redaction.view import View, views
 from collector.settings import RedactionSettings
@@ -34,6 +32,8 @@ _MAX_JSON_IN_JSON = 6
 # Candidates in one batch, in multiples of max_candidates; texts beyond are unscannable.
 _BATCH = 10
 _ESCAPE_LETTERS = b"bfnrt"
+# Candidates between two looks at the clock; a check costs up to 20 microseconds.
+_TIME_EVERY = 64
 
 
 class Redacted(msgspec.Struct, frozen=True):
@@ -64,54 +64,29 @@ class Engine:
     ) -> None:
         self._settings = settings or RedactionSettings()
         self.rules = effective_rules(self._settings, rules)
-        self.policy_version = policy_version(self._settings, self.rules)
-        self._operators = Operators(self._settings, self.rules)
-        self._allow: frozenset[bytes] = frozenset()
+        self.operators = Operators(self._settings, self.rules)
+        self._versions = policy_versions(self._settings, self.rules)
         self._json = JsonText(self._settings.max_json_depth)
         self._max_candidates = self._settings.max_candidates
-        self._patterns = [utf8(rule.pattern, rule.name, captures=True) for rule in self.rules]
-        self._value_group = [pattern.groupindex.get(b"value", 0) for pattern in self._patterns]
+        self._candidates = [candidates(rule.pattern, rule.name) for rule in self.rules]
         self._contexts = [Context(rule.context) if rule.context else None for rule in self.rules]
-        self._hint_rules = HintRules(self.rules)
-        self._compile_gates()
+        self.gates = Gates(self.rules, max_base64_bytes=self._settings.max_base64_bytes)
         self_test(self, self.rules)
-        # Only now: an allowed text may be a rule's example.
-        self._allow = frozenset(text.encode() for text in self._settings.allow)
 
-    def _compile_gates(self) -> None:
-        derived = {
-            index: without_anchors(rule.pattern)
-            for index, rule in enumerate(self.rules)
-            if not (rule.gate or rule.announced or rule.keys)
-        }
-        opens = [
-            context.gate if rule.announced and context is not None else rule.gate
-            for rule, context in zip(self.rules, self._contexts, strict=True)
-        ]
-        own = {gate for gate in opens if gate}
-        gates = [view_module.GATE, *sorted(own)]
-        if self._settings.max_base64_bytes:
-            gates.append(base64_text.GATE)
-        self._locators = [latin1("|".join(f"(?:{gate})" for gate in gates).encode("latin-1"))]
-        if derived:
-            # A user's pattern may ask for characters that JSON escapes, so each text with a backslash is looked at.
-            joined = "|".join(f"(?:{gate})" for gate in (r"\\", *derived.values()))
-            self._locators.append(utf8(joined, "rules together"))
-        self._narrow: list[Sequence[int]] = []  # per member of the set: the rules it stands for
-        options = re2.Options()
-        options.encoding = re2.Options.Encoding.LATIN1
-        options.never_capture = True
-        options.max_mem = 64 << 20
-        self._set = re2.Set.SearchSet(options)
-        for gate in sorted(own):
-            self._set.Add(gate.encode("latin-1"))
-            self._narrow.append([index for index, opened in enumerate(opens) if opened == gate])
-        self._set.Compile()
-        self._always = list(derived)
+    @property
+    def policy_version(self) -> str:
+        """The version of the policy for tenants without one of their own; see :meth:`policy_version_of`."""
+        return self._versions[""]
+
+    def policy_version_of(self, tenant: str) -> str:
+        """Return 12 hex digits that change whenever data of ``tenant`` could be redacted differently."""
+        return self._versions.get(tenant, self._versions[""])
 
     # Finding
 
-    def redact(self, text: str, *, hint: str = "", tenant: str = "default") -> tuple[str, tuple[str, ...]]:
+    def redact(
+        self, text: str, *, hint: str = "", tenant: str = "default", path: str = ""
+    ) -> tuple[str, tuple[str, ...]]:
         """Redact one text; return it with the entities found.
 
         Raises
@@ -119,7 +94,9 @@ class Engine:
         Unscannable
             It could not be scanned in full.
         """
-        found = self.redact_batch([text.encode("utf-8", "surrogatepass")], [hint], tenant=tenant)
+        found = self.redact_batch(
+            [text.encode("utf-8", "surrogatepass")], [hint], tenant=tenant, path_of=lambda _: path
+        )
         if not found:
             return text, ()
         result = found[0]
@@ -137,12 +114,19 @@ class Engine:
         """
         raw = text.encode("utf-8", "surrogatepass")
         work = _Work(self._max_candidates)
-        if self._suspects([raw], [""]):
-            self._redact(raw, "", "default", work, 0)
+        if self.gates.suspects([raw], [""]):
+            # Also what the policy keeps: a rule's example may be allowed.
+            self._redact(raw, "", tagging(self.rules), work, 0)
         return frozenset(self.rules[index].name for index in work.rules)
 
     def redact_batch(
-        self, texts: Sequence[bytes], hints: Sequence[str], *, tenant: str = "default"
+        self,
+        texts: Sequence[bytes],
+        hints: Sequence[str],
+        *,
+        tenant: str = "default",
+        path_of: Callable[[int], str] | None = None,
+        expired: Callable[[], bool] | None = None,
     ) -> dict[int, Redacted | Unscannable]:
         """Redact many texts; return those that changed, by index.
 
@@ -154,14 +138,23 @@ class Engine:
             For each text the attribute key (or JSON key) it is the value of, or an empty string. A hint is context: it
             can tell a telephone number from an order number.
         tenant
-            Pseudonyms of different tenants differ.
+            Pseudonyms of different tenants differ, and tenants may have policies of their own.
+        path_of
+            Says where the text of an index stands, as ``redaction.paths`` calls it; asked only for texts with finds.
+        expired
+            Whether the time for these texts is up; those not scanned by then are unscannable.
         """
+        treatment = self.operators.of(tenant)
+        if path_of is not None and not self.operators.paths(tenant):
+            path_of = None
         found: dict[int, Redacted | Unscannable] = {}
         left = _BATCH * self._max_candidates
-        for index in self._suspects(texts, hints):
-            work = _Work(max(0, min(left, self._max_candidates)))
+        for index in self.gates.suspects(texts, hints):
+            work = _Work(max(0, min(left, self._max_candidates)), expired)
             try:
-                result = self._redact(texts[index], hints[index], tenant, work, 0)
+                if path_of is not None:
+                    treatment = self.operators.of(tenant, path_of(index))
+                result = self._redact(texts[index], hints[index], treatment, work, 0)
             except Unscannable as error:
                 found[index] = error
                 continue
@@ -182,46 +175,30 @@ class Engine:
                 found[index] = result
         return found
 
-    def _suspects(self, texts: Sequence[bytes], hints: Sequence[str]) -> list[int]:
-        """Return the indices of texts in which any gate is open, or whose hint asks for a closer look, ascending."""
-        joined = b"\n".join(texts)
-        ends = list(accumulate([len(text) + 1 for text in texts]))
-        indices: set[int] = set()
-        for locator in self._locators:
-            search, position, size = locator.search, 0, len(joined)
-            while position < size and (match := search(joined, position)) is not None:
-                start, end = match.span()
-                first = bisect_right(ends, start)
-                last = bisect_right(ends, max(start, end - 1), first) if end > ends[first] else first
-                indices.update(range(first, min(last, len(texts) - 1) + 1))
-                # The separator is kept: to a gate that wants an edge before a word, it is one.
-                position = max(ends[min(last, len(texts) - 1)] - 1, end, position + 1)
-        if asking := self._hint_rules.asking(hints):
-            indices.update(index for index, hint in enumerate(hints) if hint in asking)
-        return sorted(indices)
-
-    def _redact(self, text: bytes, hint: str, tenant: str, work: _Work, depth: int) -> Redacted | None:
+    def _redact(
+        self, text: bytes, hint: str, treatment: Treatment, work: _Work, depth: int
+    ) -> Redacted | None:
         if depth < _MAX_JSON_IN_JSON and (document := self._json.parse(text)) is not None:
-            return self._redact_json(document, hint, tenant, work, depth)
+            return self._redact_json(document, hint, treatment, work, depth)
         entities: list[str] = []
         for _ in range(_MAX_ROUNDS):
-            if hits := self._hits(text, hint, work):
-                text = self._replace(text, hits, hint, tenant, entities)
-            elif (changed := self._redact_base64(text, hint, tenant, work, depth, entities)) is not None:
+            if hits := self._hits(text, hint, treatment, work):
+                text = self._replace(text, hits, hint, treatment, entities)
+            elif (changed := self._redact_base64(text, hint, treatment, work, depth, entities)) is not None:
                 text = changed
             else:
                 return Redacted(text, tuple(entities)) if entities else None
         raise Unscannable("unstable", "replacing what was found keeps forming something new")
 
     def _redact_json(
-        self, document: JsonText.Document, hint: str, tenant: str, work: _Work, depth: int
+        self, document: JsonText.Document, hint: str, treatment: Treatment, work: _Work, depth: int
     ) -> Redacted | None:
         leaves, hints = document.leaves(hint)
         entities: list[str] = []
         # Of two equal keys only the last was read, so such a text is written anew, without the first.
         changed = document.duplicates
-        for index in self._suspects(leaves, hints):
-            result = self._redact(leaves[index], hints[index], tenant, work, depth + 1)
+        for index in self.gates.suspects(leaves, hints):
+            result = self._redact(leaves[index], hints[index], treatment, work, depth + 1)
             if result is not None:
                 document.replace(index, result.text)
                 entities += result.entities
@@ -229,7 +206,7 @@ class Engine:
         return Redacted(document.dump(), tuple(entities)) if changed else None
 
     def _redact_base64(
-        self, text: bytes, hint: str, tenant: str, work: _Work, depth: int, entities: list[str]
+        self, text: bytes, hint: str, treatment: Treatment, work: _Work, depth: int, entities: list[str]
     ) -> bytes | None:
         """Redact what is encoded in ``text``; return ``None`` if nothing is."""
         if depth >= _MAX_JSON_IN_JSON:
@@ -238,58 +215,47 @@ class Engine:
         position = 0
         for start, end, decoded in base64_text.runs(text, self._settings.max_base64_bytes):
             work.spend()
-            if not self._suspects([decoded], [hint]):
+            if not self.gates.suspects([decoded], [hint]):
                 continue
-            result = self._redact(decoded, hint, tenant, work, depth + 1)
+            result = self._redact(decoded, hint, treatment, work, depth + 1)
             if result is not None:
                 pieces += (text[position:start], base64_text.encoded(result.text, text[start:end]))
                 entities += result.entities
                 position = end
         return b"".join((*pieces, text[position:])) if pieces else None
 
-    def _hits(self, text: bytes, hint: str, work: _Work) -> list[Hit]:
+    def _hits(self, text: bytes, hint: str, treatment: Treatment, work: _Work) -> list[Hit]:
         hits: list[Hit] = []
         raw: list[Hit] = []
         for view in views(text):
-            found = self._hits_in(text if view is None else view.text, hint, work)
+            found = self._hits_in(text if view is None else view.text, hint, treatment, work)
             if view is None:
                 raw = found
             else:
                 hits += _mapped(view, found)
-        if raw:
-            starts = {(hit.start, hit.rule) for hit in hits}
-            hits += [_without_escape_letter(hit, text, starts) for hit in raw]
-        return hits
+        # Text that was escaped twice has a reading in between, in which an escape still glues to what follows.
+        starts = {(hit.start, hit.rule) for hit in hits}
+        return [_without_escape_letter(hit, text, starts) for hit in (*hits, *raw)]
 
-    def _hits_in(self, text: bytes, hint: str, work: _Work) -> list[Hit]:
+    def _hits_in(self, text: bytes, hint: str, treatment: Treatment, work: _Work) -> list[Hit]:
         hits: list[Hit] = []
+        work.check_time()
         # An entity's name in a pseudonym can look like the word before a value.
         replaced = [match.span() for match in REPLACED.finditer(text)] if b"pii:" in text else []
-        members = self._set.Match(text) if self._narrow else None
-        candidates = [*self._always]
-        for member in members or ():
-            candidates += self._narrow[member]
-        if hint and (asked := self._hint_rules.of(hint)):
-            candidates += [index for index in asked if index not in candidates]
-        for index in candidates:
-            rule, group = self.rules[index], self._value_group[index]
-            for match in self._patterns[index].finditer(text):
-                start, end = match.span(group)
-                if start < 0:  # an alternative of the pattern that has no group
-                    start, end = match.span()
-                if start == end:
-                    continue
+        for index in self.gates.rules_in(text, hint):
+            rule, context = self.rules[index], self._contexts[index]
+            first, last, announced = 0, len(text), None
+            if context is not None:
+                first, last, announced = context.near(text, hint)
+            for start, end in self._candidates[index](text):
                 work.spend()
-                context = self._contexts[index]
-                if context is not None and not (
-                    context.announces(before(text, start)) or context.announces(words_of(hint))
-                ):
+                if not first <= start <= last or (announced is not None and not announced(start)):
                     continue
                 spans = ((start, end),) if rule.check is None else rule.check(text, start, end, hint)
                 for low, high in spans:
                     found = text[low:high]
                     if (
-                        found not in self._allow
+                        not treatment.keeps(index, found)
                         and not REPLACED.fullmatch(found)
                         and not (replaced and _within(replaced, low, high))
                     ):
@@ -299,7 +265,9 @@ class Engine:
 
     # Replacing
 
-    def _replace(self, text: bytes, hits: list[Hit], hint: str, tenant: str, entities: list[str]) -> bytes:
+    def _replace(
+        self, text: bytes, hits: list[Hit], hint: str, treatment: Treatment, entities: list[str]
+    ) -> bytes:
         """Replace the union of ``hits``. Where some overlap, the longest names the whole."""
         hits.sort(key=lambda hit: (hit.start, hit.end))
         pieces: list[bytes] = []
@@ -314,10 +282,7 @@ class Engine:
                 if (hit.end - hit.start, -hit.rule) > (best.end - best.start, -best.rule):
                     best = hit
                 index += 1
-            pieces += (
-                text[position:start],
-                self._operators.replacement(best.rule, text[start:end], hint, tenant),
-            )
+            pieces += (text[position:start], treatment.replacement(best.rule, text[start:end], hint))
             entities.append(self.rules[best.rule].name)
             position = end
         pieces.append(text[position:])
@@ -327,10 +292,11 @@ class Engine:
 class _Work:
     """The work on one text. It is bounded: checks cost microseconds each, and a text can be made of candidates."""
 
-    __slots__ = ("most", "rules", "spent")
+    __slots__ = ("expired", "most", "rules", "spent")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, expired: Callable[[], bool] | None = None) -> None:
         self.most = most
+        self.expired = expired
         self.spent = 0
         self.rules: set[int] = set()
 
@@ -338,6 +304,13 @@ class _Work:
         self.spent += 1
         if self.spent > self.most:
             raise Unscannable("too_many_candidates", "there are more candidate matches than max_candidates")
+        if self.spent % _TIME_EVERY == 0:
+            self.check_time()
+
+    def check_time(self) -> None:
+        """Raise :class:`Unscannable` when the time is up."""
+        if self.expired is not None and self.expired():
+            raise Unscannable("scan_timeout", "scanning took longer than max_scan_time")
 
 
 def _within(spans: Sequence[Span], low: int, high: int) -> bool:
@@ -353,11 +326,17 @@ def _mapped(view: View, hits: list[Hit]) -> list[Hit]:
 def _without_escape_letter(hit: Hit, text: bytes, starts: set[tuple[int, int]]) -> Hit:
     """Undo the gluing of ``\\n`` to what follows: the letter belongs to the escape if the undone reading starts behind it."""
     start = hit.start
-    if (
-        start > 0
-        and text[start - 1] == 0x5C
-        and text[start] in _ESCAPE_LETTERS
-        and (start + 1, hit.rule) in starts
-    ):
-        return Hit(start + 1, hit.end, hit.rule)
+    if start > 0 and text[start - 1] == 0x5C and text[start] in _ESCAPE_LETTERS:
+        for behind in range(start + 1, hit.end):
+            if (behind, hit.rule) in starts:
+                return Hit(behind, hit.end, hit.rule)
+            if text[behind] not in b".'+-":  # marks that a check leaves out before a value
+                break
+    # The same for %20: its digits seem to begin the value.
+    for behind in (1, 2):
+        if (
+            text[max(0, start + behind - 3) : start + behind - 2] == b"%"
+            and (start + behind, hit.rule) in starts
+        ):
+            return Hit(start + behind, hit.end, hit.rule)
     return hit

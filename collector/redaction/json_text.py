@@ -84,8 +84,7 @@ class JsonText:
 
     def parse(self, text: bytes) -> JsonText.Document | None:
         """Return the document, or ``None`` if ``text`` is not a JSON object, array or string, or is too deep."""
-        ends = _ENDS.get(text.lstrip()[:1])
-        if ends is None or text.rstrip()[-1:] != ends:
+        if not may_be_json(text):
             return None
         duplicates = False
 
@@ -122,6 +121,12 @@ class Names:
         self._next[name] = count
         self._taken.add(candidate)
         return candidate
+
+
+def may_be_json(text: bytes) -> bool:
+    """Whether ``text`` begins and ends as a JSON object, array or string does."""
+    ends = _ENDS.get(text.lstrip()[:1])
+    return ends is not None and text.rstrip()[-1:] == ends
 
 
 def number_text(number: int | float) -> bytes:

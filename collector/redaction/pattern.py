@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import re2
 
 from stream.errors import ConfigError
+
+# Finds something in text[start:end]: where it is, or (-1, -1).
+Find = Callable[[bytes, int, int], tuple[int, int]]
+
+# A fragment (Latin-1) that is nowhere.
+NOTHING = r"[^\x00-\xff]"
 
 # Memory for the automata of one pattern. More keeps the combined gate from being rebuilt on varied text.
 _MAX_MEM = 64 << 20
@@ -17,17 +23,78 @@ _NAMED = re.compile(r"\(\?P?<(?![=!])\w+>")
 
 def latin1(pattern: bytes) -> Any:
     """Compile ``pattern`` over bytes: one byte is one character."""
-    options = _options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.never_capture = True
-    return re2.compile(pattern, options)
+    return re2.compile(pattern, _latin1_options())
+
+
+def finder(fragment: str) -> Find:
+    """Return a function that finds ``fragment`` (Latin-1) in ``text[start:end]``: where it is, or (-1, -1).
+
+    The package's own ``search`` makes a generator and a match object for each call, which costs more than to find something
+    in a short text.
+    """
+    return _search(re2.compile(fragment.encode("latin-1"), _latin1_options()))
+
+
+def finder_at(fragment: str) -> Find:
+    """Return the same for what begins at ``start``."""
+    return _search(
+        re2.compile(fragment.encode("latin-1"), _latin1_options()), re2._re2.RE2.Anchor.ANCHOR_START
+    )
+
+
+def candidate(pattern: str, name: str) -> Find:
+    """Return the same for the pattern (UTF-8) of the rule ``name``; its group ``value`` is what is found, if it has one."""
+    compiled = utf8(pattern, name, captures=True)
+    group = compiled.groupindex.get(b"value", 0)
+    if not group:
+        return _search(utf8(pattern, name))
+    find, anywhere = compiled._regexp.Match, re2._re2.RE2.Anchor.UNANCHORED
+
+    def search(text: bytes, start: int, end: int) -> tuple[int, int]:
+        spans: list[tuple[int, int]] = find(anywhere, text, start, end)
+        # An alternative of the pattern may have no group.
+        return spans[group] if spans[group][0] >= 0 else spans[0]
+
+    return search
+
+
+def candidates(pattern: str, name: str) -> Callable[[bytes], Iterator[tuple[int, int]]]:
+    """Return a function that yields every candidate of the rule ``name`` in a text that is not empty, one after the other."""
+    compiled = utf8(pattern, name, captures=True)
+    group = compiled.groupindex.get(b"value", 0)
+    if not group:
+        compiled = utf8(pattern, name)
+    find, anywhere = compiled._regexp.Match, re2._re2.RE2.Anchor.UNANCHORED
+
+    def every(text: bytes) -> Iterator[tuple[int, int]]:
+        position, size = 0, len(text)
+        while position <= size:
+            spans: list[tuple[int, int]] = find(anywhere, text, position, size)
+            start, end = spans[0]
+            if start < 0:
+                return
+            position = end if end > position else position + 1
+            # An alternative of the pattern may have no group.
+            found = spans[group] if spans[group][0] >= 0 else spans[0]
+            if found[0] < found[1]:
+                yield found
+
+    return every
+
+
+def _search(compiled: Any, anchor: Any = re2._re2.RE2.Anchor.UNANCHORED) -> Find:
+    find = compiled._regexp.Match
+
+    def search(text: bytes, start: int, end: int) -> tuple[int, int]:
+        found: tuple[int, int] = find(anchor, text, start, end)[0]
+        return found
+
+    return search
 
 
 def searched(patterns: Sequence[str]) -> Any:
     """Return a set of Latin-1 patterns that says which of them are in a text."""
-    options = _options()
-    options.encoding = re2.Options.Encoding.LATIN1
-    options.never_capture = True
+    options = _latin1_options()
     made = re2.Set.SearchSet(options)
     for pattern in patterns:
         made.Add(pattern.encode("latin-1"))
@@ -48,10 +115,19 @@ def utf8(pattern: str, name: str, *, captures: bool = False) -> Any:
     try:
         return re2.compile(pattern.encode(), options)
     except re2.error as error:
+        why = error.args[0] if error.args else ""
+        said = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
         raise ConfigError(
-            f"redaction rule {name}: RE2 does not accept the pattern: {error}. Look-around and back-references do not "
+            f"redaction rule {name}: RE2 does not accept the pattern: {said}. Look-around and back-references do not "
             "exist in RE2; use context words or a validator instead"
         ) from error
+
+
+def _latin1_options() -> Any:
+    options = _options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.never_capture = True
+    return options
 
 
 def _options() -> Any:

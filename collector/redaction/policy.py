@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from collector.redaction import rules as rules_package
+from collector.redaction.pseudonym import Pseudonyms
 from collector.redaction.rule import Rule
 from collector.redaction.validator import validator
 from collector.settings import RedactionSettings, RuleSettings
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collector.redaction.engine import Engine
 
 # Part of the policy version: raised when the engine itself finds more, or less, with the same rules.
-_ENGINE = "2"
+_ENGINE = "3"
 _OFFSETS = (0, 1, 7, 15, 31, 63)
 
 
@@ -69,15 +70,27 @@ def _user_rule(settings: RuleSettings) -> Rule:
     )
 
 
-def policy_version(settings: RedactionSettings, rules: Sequence[Rule]) -> str:
-    """Return 12 hex digits that change whenever the same data could be redacted differently."""
-    parts = [_ENGINE, settings.model_dump_json(exclude={"rules"})]
+def policy_versions(settings: RedactionSettings, rules: Sequence[Rule]) -> dict[str, str]:
+    """Return for each tenant with a policy of its own, and for all others under ``""``, the policy's version.
+
+    A version is 12 hex digits that change whenever the same data could be redacted differently.
+    """
+    parts = [
+        _ENGINE,
+        settings.model_dump_json(exclude={"rules", "tenants", "max_scan_time", "residual_share", "ner"}),
+    ]
+    if settings.pseudonym is not None:
+        parts.append(Pseudonyms(settings.pseudonym).fingerprint)
     validators = {rule.name: rule.validator or "" for rule in settings.rules}
     for rule in rules:
         check = getattr(rule.check, "__qualname__", "")
         parts += (rule.name, rule.gate, rule.pattern, check, validators.get(rule.name, ""), *rule.context)
         parts += (str(rule.announced), rule.keys)
-    return stable_id(*parts)[:12]
+    versions = {"": stable_id(*parts)[:12]}
+    for name, own in settings.tenants.items():
+        key = Pseudonyms(own.pseudonym).fingerprint if own.pseudonym is not None else ""
+        versions[name] = stable_id(*parts, own.model_dump_json(), key)[:12]
+    return versions
 
 
 def self_test(engine: Engine, rules: Sequence[Rule]) -> None:

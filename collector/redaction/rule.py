@@ -35,6 +35,15 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     gate
         RE2 fragment in Latin-1 (one byte is one character) that every text with this entity contains, also when the text
         stands inside JSON: so no ``\\b``, no ``^``, no newline, no quote. It may match far more than the entity.
+    gate_core
+        Another such fragment, which is in every match of ``gate`` and counts little, for a gate that counts many digits or
+        characters in a row. It is looked for first (:mod:`collector.redaction.sieve`).
+    reach
+        Whether there is a candidate where ``gate`` matched can be told from so many bytes before the match and behind it.
+        For candidates that are frequent in ids; 0 means that the whole text must be read.
+    gate_pair
+        Two such fragments: a text that holds both, or whose key holds the first, is looked at as well. For candidates that
+        are too frequent to be a gate and are an entity only near a word.
     pattern
         RE2 pattern of candidates over UTF-8. With a group called ``value`` only the group is the candidate.
     check
@@ -45,7 +54,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     announced
         The context words are the gate, in place of ``gate``.
     keys
-        Pattern (lower case) of attribute keys; the rule is tried on the values under such keys, and on nothing else.
+        Pattern (lower case, ``camelCase`` taken apart by ``_``) of attribute keys; the rule is tried on the values under
+        such keys, and on nothing else.
     canonical
         Form in which equal values are equal (digits only, lower case); pseudonyms are made of it.
     keep_last
@@ -56,6 +66,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     gate: str = ""
+    gate_core: str = ""
+    gate_pair: tuple[str, str] | None = None
+    reach: int = 0
     pattern: str
     check: Check | None = None
     context: tuple[str, ...] = ()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from collector.redaction.rule import Check, Span
 from stream.errors import ConfigError
 
+# Three digits and no fourth: a group of thousands, unless a dot makes it a part of an address.
+_THREE = re.compile(rb"[0-9]{3}(?![0-9.])")
 _STDNUM = re.compile(r"stdnum(?:\.[a-z][a-z0-9_]*){1,2}")
 _WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _DIGITS = frozenset(b"0123456789")
@@ -54,11 +56,44 @@ def standard_number(module: str) -> Check:
     return check
 
 
+def standalone_if(valid: Callable[[str], bool]) -> Check:
+    """Return a check that accepts what stands alone and is ``valid``."""
+
+    def check(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+        if is_word(text, start - 1) or is_word(text, end) or continues(text, start, end):
+            return
+        if valid(text[start:end].decode("utf-8", "replace")):
+            yield start, end
+
+    check.__qualname__ = f"standalone_if({valid.__qualname__})"
+    return check
+
+
 def continues(text: bytes, start: int, end: int) -> bool:
     """Whether ``text[start:end]`` is a part of a longer number: decimals, a version, an identifier."""
-    return (text[start - 1 : start] in (b".", b"-", b",") and is_digit(text, start - 2)) or (
-        text[end : end + 1] in (b".", b"-", b",") and is_digit(text, end + 1)
-    )
+    return continues_left(text, start) or continues_right(text, end)
+
+
+def continues_left(text: bytes, start: int) -> bool:
+    """Whether what starts at ``start`` is the rest of a longer number.
+
+    A comma between digits separates the fields of a table as often as the parts of a number; it belongs to a number
+    before groups of three digits (``1,234,567``) and behind a lone zero (``0,25``).
+    """
+    separator = text[start - 1 : start]
+    if separator == b",":
+        lone_zero = text[start - 2 : start - 1] == b"0" and not is_word(text, start - 3)
+        return is_digit(text, start - 2) and (lone_zero or _THREE.match(text, start) is not None)
+    return separator in (b".", b"-") and is_digit(text, start - 2)
+
+
+def continues_right(text: bytes, end: int) -> bool:
+    """Whether what ends at ``end`` is the beginning of a longer number."""
+    separator = text[end : end + 1]
+    if separator == b",":
+        long = end - 4 >= 0 and all(is_digit(text, index) for index in range(end - 4, end))
+        return not long and is_digit(text, end - 1) and _THREE.match(text, end + 1) is not None
+    return separator in (b".", b"-") and is_digit(text, end + 1)
 
 
 def entropy(text: bytes) -> float:

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from collector.redaction.pattern import latin1
+from collector.redaction.pattern import finder, latin1
 
 # JSON and C escapes; percent-encoding; full-width forms (U+FF01-FF5E); zero-width characters and soft hyphens; the spaces
 # and dashes of Unicode, which people and models put between groups of digits.
@@ -27,14 +27,22 @@ _LETTERS = {
 }  # fmt: skip
 _ESCAPE = re.compile(_PATTERN)
 _ANY = latin1(_PATTERN)  # the same, and much faster where there is nothing to find
+_ANY_WITHIN = finder(_PATTERN.decode("latin-1"))
 # Escapes of escapes: JSON in JSON in JSON. Each round undoes one level; deeper nesting is not known in practice.
 _MAX_ROUNDS = 8
 
 # What may be encoded away from the gates' eyes: printable ASCII and the spaces and dashes inside numbers, as \uXXXX, \xXX
-# or %XX; full-width digits, dot and at sign; zero-width characters. Latin-1, as gates are.
+# or %XX; full-width digits, letters, dot and at sign; zero-width characters; a slash between digits, which some JSON
+# writers escape. Latin-1, as gates are.
 GATE = (
-    r"\\u(?:00[2-7aA]|00[aA][dD]|20[0-6]|3000|[fF][eEfF])|\\x[2-7aA]|%(?:2[0bBdDeEfF]|3[0-9aAdD]|40|4[0-9a-fA-F]|5|6|7)"
-    r"|\xef\xbc[\x8e\x90-\x99\xa0]|\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf|\xc2\xad"
+    r"\\u(?:00[2-7aA]|00[aA][dD]|20[0-6]|3000|[fF][eEfF])|\\x[2-7aA]|%(?:2[0bBdDeEfF]|3[0-9aAdD]|25|40|4[0-9a-fA-F]|5|6|7)"
+    r"|\xef\xbc[\x8e\x90-\x99\xa0-\xba]|\xef\xbd[\x81-\x9a]|\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf|\xc2\xad"
+    r"|[0-9]\\+/[0-9(]"
+)
+# The spaces and dashes of Unicode count only between digits, of which there are nine or more: ``10\u201320`` is frequent.
+GATE_PAIR = (
+    r"[0-9][ ()./-]{0,2}(?:\xc2\xa0|\xe2\x80[\x80-\x95\xaf]|\xe2\x88\x92|\xe3\x80\x80)[ ()./-]{0,2}[0-9(]",
+    r"[0-9](?:[ \t()./%\\\x80-\xff-]{0,4}[0-9]){8}",
 )
 
 
@@ -70,6 +78,11 @@ def views(text: bytes) -> Iterator[View | None]:
         view = undone if previous is None else _Chained(undone, previous)
         yield view
         current, previous = undone.text, view
+
+
+def is_plain(text: bytes, start: int, end: int) -> bool:
+    """Whether no escape begins in ``text[start:end]``."""
+    return _ANY_WITHIN(text, start, end)[0] < 0
 
 
 def _undo(text: bytes) -> View:

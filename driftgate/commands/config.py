@@ -18,19 +18,23 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
-def check(file: Path | None) -> None:
+@config_option
+def check(file: Path | None, config_path: Path | None) -> None:
     """Check FILE: every key, value, secret reference, plug-in and redaction rule."""
-    from collector.redaction.engine import Engine
+    from collector.ingest import Ingest
     from driftgate.config import load
+    from driftgate.doubts import doubts
     from driftgate.runtime.stages import build_stages, reveal_all
 
-    path = chosen(file)
+    path = chosen(file or config_path)
     config = load(path)
     missing = reveal_all(config)
     for text in missing:
         click.echo(f"warning: {text}", err=True)
-    Engine(config.collector.redaction)
-    build_stages(config, base=path.parent if path else Path.cwd())
+    Ingest(config.collector)
+    stages = build_stages(config, base=path.parent if path else Path.cwd())
+    for text in doubts(config, stages.scorer.rubrics):
+        click.echo(f"warning: {text}", err=True)
     click.echo(f"{path or 'defaults'}: ok")
 
 

@@ -31,13 +31,23 @@ _ASK = (
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs in this folder."
 )
-def command(keep: bool, rate: float, folder: Path | None) -> None:
+@click.option("--log", "log_url", default="", help="kafka://… to run on: two workers of every stage.")
+@click.option("--store", "store_url", default="", help="clickhouse://… for --log.")
+@click.option("--store-password", default="", help="Its password by reference, ${env:NAME} or file:/path.")
+def command(
+    keep: bool, rate: float, folder: Path | None, log_url: str, store_url: str, store_password: str
+) -> None:
     """From an OTLP span to a verified rollback, on this machine.
 
     Starts one `driftgate up`, an example gateway with two prompt versions and an example application with the real
     OpenTelemetry SDK; ships a bad prompt version to 20 % of the users; and watches what driftgate does about it. Only
     the language model is a script. The exit code is 0 only if all of it happened.
+
+    With --log and --store the same happens on Kafka brokers and a ClickHouse server that you have, with a collector and
+    two workers of every stage.
     """
+    if bool(log_url) != bool(store_url):
+        raise click.UsageError("--log and --store go together")
     from rich.console import Console
 
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -47,7 +57,8 @@ def command(keep: bool, rate: float, folder: Path | None) -> None:
     place.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with ExitStack() as stack:
-        outcome = _play(console, place, rate, stack)
+        store = {"url": store_url, **({"password": store_password} if store_password else {})}
+        outcome = _play(console, place, rate, stack, log_url, store)
         outcome_ok = _summary(console, outcome, time.monotonic() - started)
         if keep:
             _wait_for_ctrl_c(console, outcome)
@@ -63,7 +74,9 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _play(console: Console, place: Path, rate: float, stack: ExitStack) -> Outcome:
+def _play(
+    console: Console, place: Path, rate: float, stack: ExitStack, log_url: str, store: dict[str, str]
+) -> Outcome:
     from rich.live import Live
 
     from driftgate.demo.scenario import Scenario
@@ -80,7 +93,7 @@ def _play(console: Console, place: Path, rate: float, stack: ExitStack) -> Outco
                 console.print(line, highlight=False)
             told = len(story)
 
-        scenario = Scenario(place, rate, tell)
+        scenario = Scenario(place, rate, tell, log_url, store)
         scenario.run(stack)
         _look_for_evidence(scenario.outcome)
         return scenario.outcome
@@ -89,7 +102,7 @@ def _play(console: Console, place: Path, rate: float, stack: ExitStack) -> Outco
         def show(*seen: Any) -> None:
             live.update(draw(*seen))
 
-        scenario = Scenario(place, rate, show)
+        scenario = Scenario(place, rate, show, log_url, store)
         scenario.run(stack)
         _look_for_evidence(scenario.outcome)
     return scenario.outcome
@@ -127,9 +140,13 @@ def _summary(console: Console, outcome: Outcome, seconds: float) -> bool:
     for claim, holds, figure in outcome.checks():
         table.add_row("[green]yes[/]" if holds else "[bold red]NO[/]", claim, figure)
     console.print(table)
-    if outcome.up is not None:
-        cpu, memory = outcome.up.usage()
-        console.print(f"driftgate up used {cpu:.0f} CPU seconds and {memory:.0f} MiB", highlight=False)
+    if outcome.processes:
+        used = [child.usage() for child in outcome.processes]
+        cpu, memory = sum(item[0] for item in used), sum(item[1] for item in used)
+        console.print(
+            f"{len(used)} driftgate processes used {cpu:.0f} CPU seconds and {memory:.0f} MiB",
+            highlight=False,
+        )
     console.print("Look for yourself (with --keep it goes on running):", highlight=False)
     console.print(f'  driftgate query -c {outcome.config} "{_ASK}"', highlight=False, soft_wrap=True)
     return outcome.succeeded

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from driftgate.cli import chosen, config_option
-
-if TYPE_CHECKING:
-    from driftgate.runtime.embedded import Embedded
 
 
 @click.command("up")
@@ -25,18 +20,12 @@ def command(config_path: Path | None, data: Path | None) -> None:
     from driftgate import logs
     from driftgate.config import load
     from driftgate.runtime.embedded import Embedded
+    from driftgate.runtime.signals import until_signal
 
     path = chosen(config_path)
     config = load(path)
     if data is not None:
         config = config.model_copy(update={"data": data})
     logs.configure(config.logging.level, config.logging.format)
-    asyncio.run(_run(Embedded(config, path.resolve().parent if path else Path.cwd())))
-
-
-async def _run(process: Embedded) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await process.run(stop)
+    process = Embedded(config, path.resolve().parent if path else Path.cwd())
+    asyncio.run(until_signal(process.run, config.shutdown_grace))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("worker")
-@click.argument("stage", type=click.Choice(["sampler", "drift", "store", "alerter"]))
+@click.argument("stage", type=click.Choice(["intake", "sampler", "scorer", "drift", "store", "alerter"]))
 @config_option
 def command(stage: Role, config_path: Path | None) -> None:
     """Run one STAGE; start more to share its partitions."""
@@ -24,7 +24,8 @@ def command(stage: Role, config_path: Path | None) -> None:
     from driftgate.runtime.signals import until_signal
     from driftgate.runtime.worker_process import WorkerProcess
 
-    config = load(chosen(config_path))
-    process = WorkerProcess(config, stage)
+    path = chosen(config_path)
+    config = load(path)
     logs.configure(config.logging.level, config.logging.format)
-    asyncio.run(until_signal(process.run))
+    process = WorkerProcess(config, stage, path.resolve().parent if path else Path.cwd())
+    asyncio.run(until_signal(process.run, config.shutdown_grace))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Protocol
 from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import msgspec
+
+from stream.errors import Transient
 
 COHORTS = """
 SELECT cohort, rubric, mean, standard_error, n FROM cohort_means
@@ -47,12 +49,21 @@ class Snapshot(msgspec.Struct):
         }
 
 
-class Observer:
-    """Asks the process behind ``endpoints`` (as it wrote them to ``endpoints.json``)."""
+class Source(Protocol):
+    """Where to look. Both methods raise ``URLError``, ``TimeoutError`` or ``ConnectionError`` when nobody answers now."""
 
-    def __init__(self, endpoints: dict[str, str], incumbent: str, candidate: str) -> None:
+    def sql(self, query: str) -> list[list[Any]]:
+        """Run a query and return its rows."""
+
+    def status(self) -> dict[str, Any]:
+        """Return ``ledger``, ``stages``, ``incidents`` and ``rollbacks`` as ``GET /v1/status`` tells them."""
+
+
+class QueryPort:
+    """The process behind ``endpoints`` (as it wrote them to ``endpoints.json``)."""
+
+    def __init__(self, endpoints: dict[str, str]) -> None:
         self._endpoints = endpoints
-        self._traffic = TRAFFIC.format(candidate=candidate, incumbent=incumbent)
 
     def sql(self, query: str) -> list[list[Any]]:
         """Run a query over HTTP and return its rows."""
@@ -68,10 +79,19 @@ class Observer:
             found: dict[str, Any] = json.load(answer)
         return found
 
+
+class Observer:
+    """Looks at ``source`` again and again."""
+
+    def __init__(self, source: Source, incumbent: str, candidate: str) -> None:
+        self._source = source
+        self.sql = source.sql
+        self._traffic = TRAFFIC.format(candidate=candidate, incumbent=incumbent)
+
     def look(self, before: Snapshot) -> Snapshot:
         """Return a new snapshot; what cannot be seen now stays as it was before."""
         try:
-            status = self.status()
+            status = self._source.status()
             candidate, incumbent = self.sql(self._traffic)[0]
             return Snapshot(
                 ledger=status["ledger"],
@@ -82,5 +102,5 @@ class Observer:
                 verdicts=self.sql(VERDICTS),
                 traffic=(int(candidate), int(incumbent)),
             )
-        except (URLError, TimeoutError, ConnectionError):
+        except (URLError, TimeoutError, ConnectionError, Transient):
             return before

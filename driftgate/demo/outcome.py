@@ -26,7 +26,7 @@ class Outcome(msgspec.Struct):
     findings: Findings | None = None
     ledger_balanced: bool = False
     ledger_text: str = ""
-    up: Child | None = None
+    processes: list[Child] = []
     observer: Observer | None = None
 
     def checks(self) -> list[tuple[str, bool, str]]:

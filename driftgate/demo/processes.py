@@ -52,6 +52,31 @@ class Child:
             time.sleep(0.05)
         raise StartError(f"{self.name} said nothing within {timeout:.0f} s")
 
+    def ready(self, timeout: float) -> dict[str, Any]:
+        """Wait until it logs that it is ready; return that line, which names its addresses."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.check()
+            for line in self.log.read_text(errors="replace").splitlines():
+                if '"event": "ready"' in line:
+                    found: dict[str, Any] = json.loads(line)
+                    return found
+            time.sleep(0.1)
+        raise StartError(f"{self.name} was not ready within {timeout:.0f} s:\n{self.tail()}")
+
+    def wait(self, timeout: float) -> int:
+        """Wait until it has ended; return its exit code.
+
+        Raises
+        ------
+        StartError
+            It still runs.
+        """
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise StartError(f"{self.name} did not end within {timeout:.0f} s") from error
+
     def usage(self) -> tuple[float, float]:
         """Return CPU seconds used so far and resident memory in MiB; zeros when it has ended."""
         try:

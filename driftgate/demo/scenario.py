@@ -21,7 +21,8 @@ import yaml
 
 from driftgate.demo import settings
 from driftgate.demo.endpoints import Receivers
-from driftgate.demo.observer import Observer, Snapshot
+from driftgate.demo.installation import chosen
+from driftgate.demo.observer import Snapshot
 from driftgate.demo.outcome import Outcome
 from driftgate.demo.processes import Child
 from stream.errors import StartError
@@ -34,10 +35,22 @@ Watcher = Callable[[Snapshot, str, float, list[str], list[str]], None]
 
 
 class Scenario:
-    """One run of the demo in ``folder``; ``rate`` conversations a second."""
+    """One run of the demo in ``folder``; ``rate`` conversations a second.
 
-    def __init__(self, folder: Path, rate: float, watcher: Watcher) -> None:
+    Parameters
+    ----------
+    log
+        URL of a log on Kafka; empty: ``driftgate up``.
+    store
+        The ``store`` section for it.
+    """
+
+    def __init__(
+        self, folder: Path, rate: float, watcher: Watcher, log: str = "", store: dict[str, str] | None = None
+    ) -> None:
         self._folder = folder
+        self._installation = chosen(log)
+        self._places: dict[str, Any] = {"log": {"url": log}, "store": store} if log else {}
         self._rate = rate
         self._watcher = watcher
         self._story: list[str] = []
@@ -67,37 +80,40 @@ class Scenario:
         config = self._folder / "driftgate.yaml"
         config.write_text(
             yaml.safe_dump(
-                settings.document(data, port, receivers.pagerduty_url, receivers.hosts), sort_keys=False
+                settings.document(data, port, receivers.pagerduty_url, receivers.hosts, self._places),
+                sort_keys=False,
             )
         )
-        up = self._child(
-            stack,
-            "up",
-            ["-m", "driftgate", "up", "-c", str(config)],
-            DEMO_GATEWAY_TOKEN=token,
-            DEMO_JUDGE_KEY=judge_key,
-            DEMO_SLACK_URL=receivers.slack_url,
-            DEMO_PAGERDUTY_KEY=receivers.pagerduty_key,
-        )
-        endpoints = self._wait_for(up, data / "endpoints.json")
+        secrets_of = {
+            "DEMO_GATEWAY_TOKEN": token,
+            "DEMO_JUDGE_KEY": judge_key,
+            "DEMO_SLACK_URL": receivers.slack_url,
+            "DEMO_PAGERDUTY_KEY": receivers.pagerduty_key,
+        }
+
+        def start(name: str, arguments: list[str], environment: dict[str, str]) -> Child:
+            command = ["-m", "driftgate", *arguments, "-c", str(config)]
+            return self._child(stack, name, command, **secrets_of, **environment)
+
+        endpoints = self._installation.start(config, start)
         self.outcome.endpoints = endpoints
         self.outcome.data = data
         self.outcome.config = config
-        self._tell(f"driftgate up accepts spans on {endpoints['otlp_grpc']}")
+        self._tell(f"driftgate accepts spans on {endpoints['otlp_grpc']}")
         app = self._child(
             stack,
             "support-app",
             [str(examples / "support_app/app.py"), "--gateway", self._gateway, "--rate", str(self._rate)],
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoints["otlp_grpc"],
         )
-        self._children = (gateway, up, app)
+        self._children = (gateway, *self._installation.children, app)
         self._receivers = receivers
-        self._observer = Observer(endpoints, settings.INCUMBENT, settings.CANDIDATE)
+        self._observer = self._installation.observer()
         self._story_of_a_bad_release()
         app.stop(10)
         self._tell("the application has stopped; waiting until every stage has taken everything")
         self._until("draining", self._drained, 30)
-        self.outcome.up = up
+        self.outcome.processes = self._installation.children
         self.outcome.observer = self._observer
 
     def _story_of_a_bad_release(self) -> None:
@@ -197,18 +213,6 @@ class Scenario:
         child = Child(name, arguments, self._folder, environment)
         stack.callback(child.stop, 40)
         return child
-
-    def _wait_for(self, up: Child, path: Path) -> dict[str, str]:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            up.check()
-            try:
-                found: dict[str, str] = json.loads(path.read_text())
-            except (FileNotFoundError, ValueError):
-                time.sleep(0.1)
-            else:
-                return found
-        raise StartError(f"driftgate up was not ready within a minute:\n{up.tail()}")
 
     def _tell(self, text: str) -> None:
         self._story.append(f"{time.time() - self._started:5.1f} s  {text}")

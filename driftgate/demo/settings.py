@@ -10,11 +10,17 @@ CANDIDATE = "support@v18"
 ROLLOUT = "support-prompt"
 
 
-def document(data: Path, gateway_port: int, pagerduty_url: str, hosts: list[str]) -> dict[str, Any]:
-    """Return the configuration file as plain data; secrets are references to variables the demo sets."""
+def document(
+    data: Path, gateway_port: int, pagerduty_url: str, hosts: list[str], places: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the configuration file as plain data; secrets are references to variables the demo sets.
+
+    ``places`` holds the sections ``log`` and ``store`` where they are not the default ones.
+    """
     gateway = f"http://127.0.0.1:{gateway_port}"
     return {
         "data": str(data),
+        **places,
         "logging": {"format": "json"},
         "collector": {"grpc": {"port": 0}, "http": {"port": 0}},
         "query": {"port": 0},

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from drift.settings import RolloutSettings
 from driftgate.config import Config
 from sinks.alerter import AlerterStage
 from sinks.dispatcher import Dispatcher
@@ -25,7 +26,12 @@ _RESTART_AFTER_S = 2.0
 
 
 class Alerts:
-    """Owns the incident database of one process.
+    """The incident database, and what this process does with it.
+
+    Parameters
+    ----------
+    owner
+        Who holds the messages that are being sent, where several processes share the database.
 
     Raises
     ------
@@ -33,8 +39,9 @@ class Alerts:
         The database cannot be used, or a channel or target misses its secret.
     """
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(self, config: Config, store: Store, owner: str = "dispatcher") -> None:
         self._config = config
+        self._owner = owner
         self._store = store
         self._db = IncidentStore(config.data / "incidents.db")
         self.stage = AlerterStage(self._db, config.alerts, config.rollback)
@@ -66,7 +73,12 @@ class Alerts:
         matches = {rollout.name: rollout.match for rollout in self._config.drift.rollouts}
         while not stop.is_set():
             dispatcher = Dispatcher(
-                self._db, self._config.alerts, self._config.rollback, traffic=traffic, matches=matches
+                self._db,
+                self._config.alerts,
+                self._config.rollback,
+                traffic=traffic,
+                matches=matches,
+                owner=self._owner,
             )
             try:
                 await dispatcher.run(stop, time.time_ns)
@@ -120,24 +132,58 @@ class Alerts:
         """Let the rollback of an incident go."""
         self._operator.approve(incident_id, who, time.time_ns())
 
+    def incident(self, incident_id: str) -> dict[str, Any]:
+        """Return one incident with its messages."""
+        return self._operator.show(incident_id)
+
+    def silence(self, incident_id: str, seconds: float, who: str, comment: str) -> None:
+        """Hold all messages of an incident but its end for so long; 0 lifts the silence."""
+        now_ns = time.time_ns()
+        self._operator.silence(incident_id, now_ns + int(seconds * 1e9), who, now_ns, comment)
+
+    def resolve(self, incident_id: str, who: str, comment: str) -> None:
+        """Close an incident by hand."""
+        self._operator.resolve(incident_id, who, time.time_ns(), comment)
+
+    def kill_switch(self) -> dict[str, Any]:
+        """Return whether rollbacks are stopped: by the configuration, or by somebody while it ran."""
+        by, configured = self._db.kill_switch(), self._config.rollback.kill_switch
+        return {"on": bool(by) or configured, "by": by, "configured": configured}
+
+    def set_kill_switch(self, on: bool, who: str) -> None:
+        """Stop all rollback calls from now on, those that are being retried included; or allow them again."""
+        self._operator.set_kill_switch(on, who, time.time_ns())
+
+    def given_up(self) -> list[dict[str, Any]]:
+        """Return messages that were given up, the newest first."""
+        return self._operator.list_dead()
+
+    def send_again(self, message_id: str) -> None:
+        """Send a message that was given up again."""
+        self._operator.replay(message_id, time.time_ns())
+
     def gate(self, rollout: str) -> dict[str, Any]:
         """Return pass, fail or inconclusive for ``rollout`` from its latest verdicts.
 
         ``fail``: a rubric is regressed, or a rollback was called. ``pass``: every rubric is non-inferior. Anything
-        else, and above all too little data, is ``inconclusive``.
+        else, and above all too little data, is ``inconclusive``. A candidate that is gone (no score for
+        ``no_data_after`` while a later one has some) has no say: it is not the one that is being rolled out.
 
         Raises
         ------
         Permanent
             There is no rollout of that name in the configuration.
         """
-        if rollout not in {known.name for known in self._config.drift.rollouts}:
+        settings = next((known for known in self._config.drift.rollouts if known.name == rollout), None)
+        if settings is None:
             raise Permanent("unknown_rollout", f"no rollout is called {rollout[:128]!r}")
-        rows = self._store.query(
-            "SELECT rubric, route, candidate, state, e_value, candidate_units AS n FROM verdicts_latest "
-            "WHERE kind = 'canary' AND rollout = {rollout:String} ORDER BY time DESC LIMIT 1000",
+        found = self._store.query(
+            "SELECT tenant, prompt_name, rubric, route, candidate, state, e_value, candidate_units AS n "
+            "FROM verdicts_latest WHERE kind = 'canary' AND rollout = {rollout:String} ORDER BY time DESC LIMIT 1000",
             {"rollout": rollout},
         )
+        shown = ("rubric", "route", "candidate", "state", "e_value", "n")
+        rows = [{name: row[name] for name in shown} for row in self._present(found, settings)]
         states = {row["state"] for row in rows}
         verdict = "inconclusive"
         if "regressed" in states:
@@ -150,3 +196,36 @@ class Alerts:
             "n": min((row["n"] for row in rows), default=0),
             "rubrics": rows,
         }
+
+    def _present(self, rows: Sequence[dict[str, Any]], settings: RolloutSettings) -> list[dict[str, Any]]:
+        """Return those of ``rows`` (the newest first) whose candidate has traffic, or has no successor that has some."""
+        newest: dict[tuple[str, ...], str] = {}
+        for row in rows:
+            newest.setdefault(_scope(row), row["candidate"])
+        if all(row["candidate"] == newest[_scope(row)] for row in rows):
+            return list(rows)
+        # By the log's clock: a span's own may be years ahead, and nobody would be seen beside it.
+        seen = self._store.query(
+            "SELECT DISTINCT tenant, route, prompt_name, cohort[{arm:String}] AS candidate FROM scores "
+            "WHERE ingested_at >= fromUnixTimestamp64Nano({since:Int64}) SETTINGS final = 0",
+            {"arm": settings.arm, "since": time.time_ns() - int(settings.no_data_after * 1e9)},
+        )
+
+        def alive(scope: tuple[str, ...], candidate: str) -> bool:
+            return any(
+                score["candidate"] == candidate
+                and all(not want or want == have for want, have in zip(scope, _scope(score), strict=True))
+                for score in seen
+            )
+
+        return [
+            row
+            for row in rows
+            if row["candidate"] == newest[_scope(row)]
+            or alive(_scope(row), row["candidate"])
+            or not alive(_scope(row), newest[_scope(row)])
+        ]
+
+
+def _scope(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (str(row["tenant"]), str(row["route"]), str(row["prompt_name"]))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ import structlog
 
 from collector.receivers import Receivers
 from driftgate.config import Config
+from driftgate.dead_letters import replay
+from driftgate.doubts import doubts
+from driftgate.mailboxes import SqliteMailbox
 from driftgate.runtime.alerts import Alerts
 from driftgate.runtime.deadline import Deadline
 from driftgate.runtime.heartbeat import Heartbeats
@@ -83,7 +87,10 @@ class Embedded:
         stack.callback(log.close)
         receivers = Receivers(config.collector, self._publisher(log), lambda: self._ready)
         stages = await asyncio.to_thread(build_stages, config, self._base)
-        stack.callback(stages.scorer.close)
+        # In a thread: the scorer's own event loop cannot end while another one runs in the same thread.
+        stack.push_async_callback(asyncio.to_thread, stages.scorer.close)
+        for text in doubts(config, stages.scorer.rubrics):
+            self._logger.warning("configuration", doubt=text)
         store = await asyncio.to_thread(self._open_store)
         stack.callback(store.close)
         alerts = Alerts(config, store)
@@ -100,7 +107,9 @@ class Embedded:
             stack.push_async_callback(endpoint.stop)
             self._endpoints["query"] = f"http://{config.query.host}:{endpoint.port}"
         if config.web.enabled:
-            web = Web(config.web, lambda: self.status(log, receivers, stages, alerts), alerts)
+            web = Web(
+                config.web, lambda: self.status(log, receivers, stages, alerts), alerts, self._replayer(log)
+            )
             await web.start()
             stack.push_async_callback(web.stop)
             self._endpoints["web"] = f"http://{config.web.host}:{web.port}"
@@ -162,6 +171,15 @@ class Embedded:
             return asyncio.wrap_future(log.append(outputs, group="collector", counters=counters))
 
         return publish
+
+    def _replayer(self, log: SqliteLog) -> Callable[[Sequence[str], bool], dict[str, str]]:
+        one_at_a_time = threading.Lock()
+
+        def send(ids: Sequence[str], again: bool) -> dict[str, str]:
+            with one_at_a_time:
+                return replay(SqliteMailbox(self._config, log), ids, again=again)
+
+        return send
 
     def _write_endpoints(self) -> Callable[[], None]:
         """Tell other commands (query, doctor) where this process listens; return what takes the file away again."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
+from driftgate.runtime.background import in_background
 from driftgate.runtime.runner import StageRunner
 from stream.errors import DriftgateError
 from stream.records import TOPIC_SCORES, Heartbeat
@@ -40,13 +41,8 @@ class Heartbeats:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Beat in the background while the context is open."""
-        task = asyncio.create_task(self._run())
-        try:
+        async with in_background(self._run()):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _run(self) -> None:
         while True:

@@ -24,6 +24,39 @@ class NoOperations:
         del incident_id, who
         raise _elsewhere()
 
+    def incident(self, incident_id: str) -> dict[str, Any]:
+        """Refuse."""
+        del incident_id
+        raise _elsewhere()
+
+    def silence(self, incident_id: str, seconds: float, who: str, comment: str) -> None:
+        """Refuse."""
+        del incident_id, seconds, who, comment
+        raise _elsewhere()
+
+    def resolve(self, incident_id: str, who: str, comment: str) -> None:
+        """Refuse."""
+        del incident_id, who, comment
+        raise _elsewhere()
+
+    def kill_switch(self) -> dict[str, Any]:
+        """Refuse."""
+        raise _elsewhere()
+
+    def set_kill_switch(self, on: bool, who: str) -> None:
+        """Refuse."""
+        del on, who
+        raise _elsewhere()
+
+    def given_up(self) -> list[dict[str, Any]]:
+        """Return none."""
+        return []
+
+    def send_again(self, message_id: str) -> None:
+        """Refuse."""
+        del message_id
+        raise _elsewhere()
+
     def gate(self, rollout: str) -> dict[str, Any]:
         """Refuse."""
         del rollout

@@ -11,16 +11,17 @@ from pydantic import BaseModel
 
 from drift.stage import DriftStage
 from driftgate.config import Config
-from scorers.sampler import SamplerStage
+from driftgate.runtime.screened import sampler_stage
 from scorers.stage import ScorerStage
 from stream.errors import ConfigError
 from stream.secret import Secret
+from stream.stage import Stage
 
 
 class Stages(msgspec.Struct):
     """The stages that need neither store nor network to exist."""
 
-    sampler: SamplerStage
+    sampler: Stage
     scorer: ScorerStage
     drift: DriftStage
 
@@ -34,7 +35,7 @@ def build_stages(config: Config, base: Path) -> Stages:
         A plug-in cannot be loaded, or a secret it needs is missing.
     """
     return Stages(
-        sampler=SamplerStage(config.sampling),
+        sampler=sampler_stage(config),
         scorer=ScorerStage(config.scorers, base),
         drift=DriftStage(config.drift),
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from driftgate.runtime.stalls import Stall
+
 
 class StageStatus(msgspec.Struct, frozen=True):
     """One stage."""
@@ -18,6 +20,16 @@ class StageStatus(msgspec.Struct, frozen=True):
     last_progress_ns: int
 
 
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One process of a collector with several."""
+
+    number: int
+    pid: int
+    ready: bool
+    restarts: int
+    receivers: dict[str, float]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The whole process at one moment."""
 
@@ -26,10 +38,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     time_unix_nano: int
     endpoints: dict[str, str] = {}
     stages: list[StageStatus] = []
+    stalled: list[Stall] = []
     ledger: dict[str, dict[str, int]] = {}
     log_end: dict[str, int] = {}
     log_bytes: dict[str, int] = {}
     receivers: dict[str, float] = {}
+    workers: list[WorkerStatus] = []
     scorers: dict[str, Any] = {}
     incidents: list[dict[str, Any]] = []
     rollbacks: list[dict[str, Any]] = []

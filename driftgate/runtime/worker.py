@@ -21,19 +21,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-import structlog
-
-from driftgate.runtime.runner import RunnerState, RunnerStatus
-from stream.errors import DriftgateError, Permanent, StartError, Transient
+from driftgate.runtime.poison import Place, Poison
+from driftgate.runtime.stage_thread import StageThread
+from stream.errors import Permanent, Transient
 from stream.log import Changes, Consumer, Log, OutOfStep
-from stream.stage import Batch, Record, Reject, Result, Stage
+from stream.stage import Batch, Record, Result, Stage
 
 _TICK_S = 0.25
-_MAX_BACKOFF_S = 30.0
 
 
-class Worker:
+class Worker(StageThread):
     """Runs ``stage`` on its own thread until stopped.
 
     Parameters
@@ -55,95 +52,107 @@ class Worker:
         linger: float = 0.0,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        super().__init__(stage.name, clock)
         self.stage = stage
-        self.status = RunnerStatus(since_ns=clock())
-        self.error: DriftgateError | None = None
-        self.partitions: tuple[int, ...] = ()
         self._log = log
         self._max_records = max_records
         self._linger = linger
-        self._clock = clock
-        self._lag = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"driftgate-{stage.name}", daemon=True)
-        self._logger = structlog.get_logger(__name__).bind(stage=stage.name)
-        self._poison: set[tuple[str, int, int]] = set()
+        self._hurry = threading.Event()
+        self._poison = Poison()
         self._ours: set[int] = set()  # partitions the stage holds
+        self._suspects: dict[Place, int] = {}  # last offset of a batch that failed, by topic and partition
 
-    def lag(self) -> int:
-        """Return how many records of its partitions had not been polled after the last batch."""
-        return self._lag
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+    def overdue(self) -> bool:
+        """Whether one batch takes too long; here the consumer leaves the group by itself then."""
+        return False
 
     def stop(self) -> None:
         """Ask the thread to end after the batch in hand; idempotent."""
         self._stop.set()
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread; return whether it ended. What ended it, if it was not asked to, is in ``error``."""
-        if self._thread.ident is None:
-            return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        self._hurry.set()
 
     def _run(self) -> None:
         try:
-            consumer = self._log.consumer(self.stage.name, self.stage.topics)
-            try:
-                self._loop(consumer)
-            finally:
-                consumer.close()
-        except DriftgateError as error:
-            # A state that cannot be read, a secret that is missing: going on would be wrong, so the process ends.
-            self.error = error
-            self._logger.error("worker_failed", error=str(error))
-        except Exception as error:
-            # Outside a batch there is no record to blame: the process ends and its supervisor starts it anew.
-            self.error = StartError(f"the {self.stage.name} worker failed: {error.__class__.__name__}")
-            self._logger.error("worker_failed", error=error.__class__.__name__, exc_info=True)
+            self._join_group()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the worker and is told
+            self._failed(error)
         finally:
             self._set("stopped", str(self.error or ""))
 
+    def _join_group(self) -> None:
+        """Work as a member of the group until stopped."""
+        for number in list(self._ours):  # from a membership that failed
+            self._forget(number)
+        consumer = self._log.consumer(self.stage.name, self.stage.topics)
+        try:
+            self._loop(consumer)
+        finally:
+            consumer.close()
+
     def _loop(self, consumer: Consumer) -> None:
-        limit = self._max_records
-        healthy = 0
+        self._suspects.clear()
         while not self._stop.is_set():
             polled = time.monotonic()
+            limit = 1 if self._suspects else self._max_records
             try:
-                records = consumer.poll(limit, _TICK_S)
                 if changes := consumer.changes():
                     self._take(consumer, changes)
                     continue
+                records = consumer.poll(limit, _TICK_S)
                 self._lag = consumer.lag()
-                if self._poison:
-                    records = [r for r in records if (r.topic, r.partition, r.offset) not in self._poison]
+                records = self._poison.without(records)
                 if not records and not (self._ours and consumer.at_end()):
-                    if not self._ours and self.status.state == "starting":
-                        self._set(
-                            "running", "no partitions"
-                        )  # a spare: there are more members than partitions
+                    if not consumer.partitions() and self.status.state == "starting":
+                        # A spare: there are more members than partitions.
+                        self._set("running", "no partitions")
                     continue  # an empty batch says that there is nothing left to read
                 if not self._handle(consumer, records):
-                    limit, healthy = 1, 0  # find the record at fault
+                    self._suspect(records)  # find the record at fault
                     continue
             except OutOfStep as error:
                 self._logger.warning("worker_restores", reason=error.reason, detail=error.detail)
                 self._restore(consumer)
                 continue
             except Transient as error:
-                self._say_waiting(error, 1)
-                self._stop.wait(error.retry_after)
+                self._stop.wait(self._waits_for(error, 1))
                 self._restore(consumer)
                 continue
-            healthy += 1
-            if limit == 1 and healthy > self._max_records:
-                limit = self._max_records
-            self._progress(len(records))
-            if records and self._linger:
-                self._stop.wait(max(0.0, self._linger - (time.monotonic() - polled)))
+            self._clear(records)
+            self._handled(consumer, len(records))
+            if records and self._linger and limit > 1:
+                self._hurry.wait(max(0.0, self._linger - (time.monotonic() - polled)))
+
+    def _suspect(self, records: Sequence[Record]) -> None:
+        """Take records one by one up to the end of a batch that failed.
+
+        Not so many records, but up to that place: the stage reads again from the oldest record that it still needs, which
+        may be far before it. A batch of one is the record at fault itself, and done with.
+        """
+        if len(records) == 1:
+            self._clear(records)
+            return
+        for record in records:
+            place = (record.topic, record.partition)
+            self._suspects[place] = max(self._suspects.get(place, 0), record.offset)
+
+    def _clear(self, records: Sequence[Record]) -> None:
+        """Go back to whole batches where ``records`` have passed the end of the batch that failed."""
+        if not self._suspects:
+            return
+        for record in records:
+            place = (record.topic, record.partition)
+            if record.offset >= self._suspects.get(place, record.offset + 1):
+                del self._suspects[place]
+        for place in [place for place in self._suspects if place[1] not in self._ours]:
+            del self._suspects[place]
+        if not records:
+            self._suspects.clear()  # all is read: what was suspected is behind us
+
+    def _handled(self, consumer: Consumer, count: int) -> None:
+        """Say that a batch of ``count`` records, the last that ``consumer`` polled, is done."""
+        del consumer
+        self._progress(count)
 
     # Partitions ----------------------------------------------------------------------------------------------------
 
@@ -156,6 +165,7 @@ class Worker:
     def _forget(self, number: int) -> None:
         if number in self._ours:
             self._ours.discard(number)
+            self._poison.forget(number)
             self.stage.revoke(number)
         self.partitions = tuple(sorted(self._ours))
 
@@ -168,10 +178,9 @@ class Worker:
                     state = consumer.saved_state(number)
                 except Transient as error:
                     tries += 1
-                    self._say_waiting(error, tries)
-                    self._stop.wait(error.retry_after)
+                    self._stop.wait(self._waits_for(error, tries))
                     continue
-                self.stage.assign(number, state)
+                self.stage.assign(number, self._poison.restore(number, state))
                 self._ours.add(number)
                 break
         self.partitions = tuple(sorted(self._ours))
@@ -185,8 +194,7 @@ class Worker:
                 consumer.changes()
                 consumer.rewind()
             except Transient as error:
-                self._say_waiting(error, 1)
-                self._stop.wait(error.retry_after)
+                self._stop.wait(self._waits_for(error, 1))
             else:
                 break
         self._adopt(consumer, consumer.partitions())
@@ -197,19 +205,26 @@ class Worker:
         """Process and commit; return False when the batch made the stage fail and must be taken apart."""
         try:
             result = self._process(consumer, records)
-            if result is not None:
-                self._commit(consumer, records, result)
         except Transient:
             raise
-        except Exception as error:
-            # Also Permanent from the log: what the stage made of the batch can never be written.
-            name = error.reason if isinstance(error, Permanent) else error.__class__.__name__
-            self._set("failing", name)
-            self._logger.error("stage_failed", error=name, records=len(records), exc_info=True)
-            self._reject(consumer, records, name)
-            self._restore(consumer)
+        except Exception as error:  # noqa: BLE001 - whatever a stage raises, the record at fault is a dead letter
+            self._take_apart(consumer, records, error.__class__.__name__)
+            return False
+        if result is None:
+            return True
+        self._poison.settle(records, result)
+        try:
+            self._commit(consumer, records, result)
+        except Permanent as error:  # what the stage made of the batch can never be written
+            self._take_apart(consumer, records, error.reason)
             return False
         return True
+
+    def _take_apart(self, consumer: Consumer, records: Sequence[Record], name: str) -> None:
+        self._set("failing", name)
+        self._logger.error("stage_failed", error=name, records=len(records), exc_info=True)
+        self._reject(consumer, records, name)
+        self._restore(consumer)
 
     def _process(self, consumer: Consumer, records: Sequence[Record]) -> Result | None:
         tries = 0
@@ -236,19 +251,15 @@ class Worker:
                 tries += 1
                 self._wait(consumer, error, tries)
             else:
+                self.counted.update(result.counters)
                 return
 
     def _reject(self, consumer: Consumer, records: Sequence[Record], name: str) -> None:
-        """Write a record that failed alone to the dead letters; its offset stays, the stage may need earlier ones."""
-        if len(records) != 1:
-            if not records:
-                self._stop.wait(1.0)
-            return
-        (record,) = records
-        self._commit(
-            consumer, [], Result(rejects=[Reject(record, "stage_error", name)], counters={"poisoned": 1})
-        )
-        self._poison.add((record.topic, record.partition, record.offset))
+        """Write a record that failed alone to the dead letters."""
+        if len(records) == 1:
+            self._commit(consumer, [], self._poison.note(records[0], name))
+        elif not records:
+            self._stop.wait(1.0)
 
     def _wait(self, consumer: Consumer, error: Transient, tries: int) -> None:
         """Wait as long as ``error`` asks for, as a member of the group.
@@ -258,28 +269,9 @@ class Worker:
         OutOfStep
             The group gave or took partitions meanwhile: what is in hand may belong to somebody else now.
         """
-        self._say_waiting(error, tries)
-        end = time.monotonic() + min(_MAX_BACKOFF_S, error.retry_after * 2 ** min(tries - 1, 5))
+        end = time.monotonic() + self._waits_for(error, tries)
         while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
             before = set(consumer.partitions())
-            consumer.idle(min(left, 1.0))
+            consumer.idle(min(left, _TICK_S))
             if set(consumer.partitions()) != before:
                 raise OutOfStep("rebalanced", "partitions moved while the stage was waiting")
-
-    def _say_waiting(self, error: Transient, tries: int) -> None:
-        self._set("waiting", error.reason)
-        self._logger.warning("stage_waits", reason=error.reason, detail=error.detail, tries=tries)
-
-    def _progress(self, count: int) -> None:
-        now = self._clock()
-        old = self.status
-        self.status = RunnerStatus(
-            state="running",
-            since_ns=old.since_ns if old.state == "running" else now,
-            batches=old.batches + (count > 0),
-            records=old.records + count,
-            last_progress_ns=now,
-        )
-
-    def _set(self, state: RunnerState, reason: str) -> None:
-        self.status = msgspec.structs.replace(self.status, state=state, reason=reason, since_ns=self._clock())

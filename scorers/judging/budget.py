@@ -27,6 +27,16 @@ class Budget:
             self.day = day
             self.spent = 0.0
 
+    def corrected(self, now_ns: int) -> None:
+        """Go back to the day of ``now_ns``, which a clock tells, where the present one is more than a day ahead.
+
+        The clock was wrong then: waiting for that day would block a judge for as long as it was wrong by.
+        """
+        day = now_ns // _DAY_NS
+        if 0 < day < self.day - 1:
+            self.day = day
+            self.spent = 0.0
+
     def next_day_ns(self) -> int:
         """When the next day starts."""
         return (self.day + 1) * _DAY_NS

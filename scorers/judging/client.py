@@ -25,6 +25,9 @@ _QUIET = {
     "LITELLM_MODE": "PRODUCTION",
 }
 BLOCKING = {401: "auth", 402: "billing", 403: "auth", 404: "model_unavailable"}
+_LONGEST_WAIT = (
+    86_400.0  # seconds; "inf" is a float, and an endpoint that was wrong once is not shut out for ever
+)
 _BILLING_CODES = frozenset(("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"))
 
 
@@ -139,8 +142,8 @@ class ModelClient:
         content = choices[0].message.content if choices else ""
         return Reply(
             content if isinstance(content, str) else "",
-            int(getattr(usage, "prompt_tokens", 0) or 0),
-            int(getattr(usage, "completion_tokens", 0) or 0),
+            max(0, int(getattr(usage, "prompt_tokens", 0) or 0)),
+            max(0, int(getattr(usage, "completion_tokens", 0) or 0)),
         )
 
 
@@ -187,13 +190,16 @@ def _retry_after(error: Exception) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        return _within_a_day(float(value))
     except ValueError:
         pass
     try:
         # A date is meant on the server's clock, which its own Date header tells.
-        return max(
-            0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds()
-        )
+        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])
+        return _within_a_day(wait.total_seconds())
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _within_a_day(seconds: float) -> float:
+    return max(0.0, min(seconds, _LONGEST_WAIT))

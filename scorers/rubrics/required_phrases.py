@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from scorers.api import Score, Scorer, Skipped
-from scorers.phrases import PhraseOptions, Phrases
-from stream.interaction import Interaction
+from scorers.api import Score
+from scorers.phrases import PhraseScorer
 
 
-class RequiredPhrases(Scorer):
+class RequiredPhrases(PhraseScorer):
     """The share of the phrases and patterns that occur in the answer, 0 to 1."""
 
     name = "required_phrases"
-    Options = PhraseOptions
-    options: PhraseOptions
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(**options)
-        self._phrases = Phrases(self.options)
-
-    def score(self, interaction: Interaction) -> Score | Skipped:
-        """Search."""
-        text = interaction.output_text
-        if not text:
-            return Skipped("no_content")
-        found = set(self._phrases.found(text))
-        missing = [name for name in self._phrases.names if name not in found]
-        value = 1 - len(missing) / len(self._phrases.names)
+    def rated(self, found: list[str], wanted: list[str]) -> Score:
+        """See :meth:`scorers.phrases.PhraseScorer.rated`."""
+        there = set(found)
+        missing = [name for name in wanted if name not in there]
         if missing:
-            return Score(value, "missing", "does not say: " + "; ".join(missing)[:500])
+            return Score(
+                1 - len(missing) / len(wanted), "missing", "does not say: " + "; ".join(missing)[:500]
+            )
         return Score(1.0, "complete")

@@ -21,13 +21,15 @@ import msgspec
 
 from scorers.sampling.ballot import Bucket
 from scorers.sampling.deadlines import Deadlines
-from scorers.sampling.lanes import Lanes
+from scorers.sampling.lanes import Decision, Lanes
+from scorers.sampling.late_scores import UNSAMPLED, carrier, has_score, is_score
 from scorers.sampling.memory import MAX_SPAN_IDS, VOID, Memory, Remembered
+from scorers.sampling.operations import Operations
 from scorers.sampling.outgoing import Outgoing
 from scorers.sampling.settings import SamplingSettings
-from scorers.sampling.timeline import Position, Timeline
+from scorers.sampling.timeline import AHEAD_NS, Position, Timeline
 from scorers.sampling.trace import Trace
-from scorers.sampling.wire import RawLog, RawSpan, Wire, traces_data
+from scorers.sampling.wire import Piece, RawLog, RawSpan, Wire, traces_data
 from stream.errors import Permanent
 from stream.records import HEADER_POLICY_VERSION, HEADER_TENANT
 from stream.stage import Record, Reject, Result
@@ -65,12 +67,14 @@ class Assembly:
         lanes: Lanes,
         wire: Wire,
         outgoing: Outgoing,
+        operations: Operations,
     ) -> None:
         self._partition = partition
         self._topics = topics
         self._lanes = lanes
         self._wire = wire
         self._outgoing = outgoing
+        self._operations = operations
         self._caps = settings.caps
         self._deadlines = Deadlines(settings.completion)
         self._saved_bytes = state.get(_STATE, b"")
@@ -86,6 +90,7 @@ class Assembly:
         self._memory = Memory(state, settings.caps.decisions, [done or 0 for done in self._done])
         self._timeline = Timeline(saved.positions, settings.caps.reorder_bytes)
         self._rebuilt = False
+        self._stray = False  # whether traces may be pending until a time that a wrong clock told
         self._pending: OrderedDict[bytes, Trace] = OrderedDict()
         # First record of each pending trace per topic, in log order: the first item is what commits wait for.
         self._first: tuple[OrderedDict[bytes, Position], OrderedDict[bytes, Position]] = (
@@ -103,6 +108,8 @@ class Assembly:
         ``empty`` says that the whole batch had no records, of any partition.
         """
         brought: set[int] = set()
+        if self._timeline.correct(now_ns):
+            self._stray = True
         for record in records:
             topic = self._topics.index(record.topic)
             brought.add(topic)
@@ -121,8 +128,11 @@ class Assembly:
                 self._enforce_caps(touched, at_ns, result)
         if not self._timeline.replaying:
             self._reconcile(result)
+            if self._stray:
+                self._decide_strays(now_ns, result)
         self._expire(self._timeline.reached(now_ns), result)
-        self._save(result)
+        self._save(result)  # which may decide traces too
+        self._operations.send(result)
 
     # Taking in
 
@@ -133,6 +143,8 @@ class Assembly:
                 if new and invalid:
                     result.count("spans_in", len(invalid))
                     result.count("spans_invalid", len(invalid))
+                    if not record.header(HEADER_POLICY_VERSION):
+                        result.count("spans_foreign", len(invalid))
                     bad = msgspec.structs.replace(record, value=traces_data(invalid))
                     note = (
                         f"{len(invalid)} of {len(invalid) + len(spans)} spans have no valid trace or span id"
@@ -156,6 +168,7 @@ class Assembly:
         tenant = record.header(HEADER_TENANT, "default")
         suffix = tenant.encode()
         touched: dict[bytes, Trace] = {}
+        scores: dict[bytes, list[Piece]] = {}
         added = duplicate = dropped = 0
         pending, memory, offset = self._pending, self._memory, record.offset
         for span in spans:
@@ -172,7 +185,10 @@ class Assembly:
                             duplicate += 1
                             continue
                     elif held.decision != VOID:
-                        dropped += 1
+                        if has_score(span):
+                            scores.setdefault(span.trace_id, []).append(Piece(span.group, span.raw))
+                        else:
+                            dropped += 1
                         continue
                 trace = self._open(key, span.trace_id, tenant, record, at_ns, held)
             elif offset < trace.bounds[SPANS]:
@@ -184,11 +200,20 @@ class Assembly:
                 touched[key] = trace
             else:
                 duplicate += 1
+        suspect = self._operations.suspects(record.value)
         for key, trace in touched.items():
+            trace.suspect |= suspect
             self._advance(key, trace, SPANS, offset, at_ns)
         self._spans_pending += added
         if new:
-            result.count("spans_in", added + duplicate + dropped)
+            carried = self._send_scores(scores, {}, record, tenant, result)
+            taken = added + duplicate + dropped + carried
+            result.count("spans_in", taken)
+            if not record.header(HEADER_POLICY_VERSION):
+                result.count("spans_foreign", taken)  # no collector of ours published them
+            if carried:
+                result.count("spans_kept", carried)
+                result.count("spans_late_scores", carried)
             result.count("spans_pending", added)
             if duplicate:
                 result.count("spans_duplicate", duplicate)
@@ -205,6 +230,8 @@ class Assembly:
         tenant = record.header(HEADER_TENANT, "default")
         suffix = tenant.encode()
         touched: dict[bytes, Trace] = {}
+        scores: dict[bytes, list[Piece]] = {}
+        decisions: dict[bytes, Decision] = {}
         added = dropped = 0
         offset = record.offset
         for log in logs:
@@ -220,13 +247,21 @@ class Assembly:
                     if held.decision != VOID and (
                         not held.decision.kept or not log.span_id or held.knows(log.span_id)
                     ):
-                        dropped += 1
+                        if is_score(log):
+                            scores.setdefault(log.trace_id, []).append(carrier(log))
+                            decisions[log.trace_id] = held.decision
+                        else:
+                            dropped += 1
                         continue
                 trace = self._open(key, log.trace_id, tenant, record, at_ns, held)
             elif offset < trace.bounds[LOGS]:
                 continue
             elif trace.decision is not None and (not log.span_id or log.span_id in trace.known):
-                dropped += 1
+                if is_score(log):
+                    scores.setdefault(log.trace_id, []).append(carrier(log))
+                    decisions[log.trace_id] = trace.decision
+                else:
+                    dropped += 1
                 continue
             before = trace.size_bytes
             trace.add_log(log)
@@ -237,13 +272,34 @@ class Assembly:
             self._advance(key, trace, LOGS, offset, at_ns)
         self._logs_pending += added
         if new:
-            result.count("logs_in", added + dropped)
+            carried = self._send_scores(scores, decisions, record, tenant, result)
+            result.count("logs_in", added + dropped + carried)
             result.count("logs_pending", added)
+            if carried:
+                result.count("logs_joined", carried)
+                result.count("logs_late_scores", carried)
             if dropped:
                 result.count("logs_dropped", dropped)
         else:
             self._found_again("logs", added, result)
         return list(touched.values())
+
+    def _send_scores(
+        self,
+        scores: dict[bytes, list[Piece]],
+        decisions: dict[bytes, Decision],
+        record: Record,
+        tenant: str,
+        result: Result,
+    ) -> int:
+        """Send scores of settled traces on by themselves; return how many."""
+        version = record.header(HEADER_POLICY_VERSION).encode()
+        for trace_id, pieces in scores.items():
+            decision = decisions.get(trace_id, UNSAMPLED)
+            self._outgoing.send_scores(
+                pieces, trace_id, tenant, version, decision if decision.kept else UNSAMPLED, result
+            )
+        return sum(map(len, scores.values()))
 
     def _open(
         self, key: bytes, trace_id: bytes, tenant: str, record: Record, at_ns: int, held: Remembered | None
@@ -270,6 +326,13 @@ class Assembly:
     def _expire(self, reached_ns: int, result: Result) -> None:
         for at_ns, key, trace in self._deadlines.due(reached_ns, self._pending):
             self._decide(key, trace, at_ns, result)
+
+    def _decide_strays(self, now_ns: int, result: Result) -> None:
+        """Decide what came while the clock was ahead: its deadlines are as far away as the clock was wrong by."""
+        self._stray = False
+        for key, trace in list(self._pending.items()):
+            if trace.last_ns > now_ns + AHEAD_NS:
+                self._decide(key, trace, now_ns, result)
 
     def _enforce_caps(self, touched: list[Trace], at_ns: int, result: Result) -> None:
         caps = self._caps
@@ -302,15 +365,16 @@ class Assembly:
         if logs:
             result.count("logs_pending", -logs)
         if not spans:
-            result.count("logs_dropped", logs)
+            self._drop_logs(trace, trace.decision or UNSAMPLED, result)
             self._memory.put(key, trace.decision or VOID, bounds, known)
             return
+        if trace.decision is None:
+            self._operations.take(trace, result)
         decision = trace.decision or self._lanes.decide(trace, at_ns, self._buckets)
         if not decision.kept:
             result.count("traces_dropped")
             result.count("spans_dropped", spans)
-            if logs:
-                result.count("logs_dropped", logs)
+            self._drop_logs(trace, UNSAMPLED, result)
             self._memory.put(key, decision, bounds)
             return
         joined = self._outgoing.send(trace, decision, result)
@@ -324,6 +388,18 @@ class Assembly:
                 result.count("logs_dropped", logs - joined)
         ids = list(trace.spans)[: max(0, MAX_SPAN_IDS - len(trace.known))]
         self._memory.put(key, decision, bounds, known + b"".join(ids))
+
+    def _drop_logs(self, trace: Trace, decision: Decision, result: Result) -> None:
+        """Drop the log records of a trace that is not sent on, but for the scores among them."""
+        pieces = [carrier(log) for log in trace.logs if is_score(log)]
+        if pieces:
+            self._outgoing.send_scores(
+                pieces, trace.trace_id, trace.tenant, trace.policy_version, decision, result
+            )
+            result.count("logs_joined", len(pieces))
+            result.count("logs_late_scores", len(pieces))
+        if len(pieces) < len(trace.logs):
+            result.count("logs_dropped", len(trace.logs) - len(pieces))
 
     # Surviving
 

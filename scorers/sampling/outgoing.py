@@ -57,6 +57,29 @@ class Outgoing:
             late = True
         return sum(map(len, joined.values()))
 
+    def send_scores(
+        self,
+        pieces: list[Piece],
+        trace_id: bytes,
+        tenant: str,
+        policy_version: bytes,
+        decision: Decision,
+        result: Result,
+    ) -> None:
+        """Add records of late scores, one span each."""
+        known = "" if decision.probability is None else repr(decision.probability)
+        headers = [
+            (HEADER_TENANT, tenant.encode()),
+            (HEADER_LANE, decision.lane.encode()),
+            (HEADER_POLICY, decision.policy.encode()),
+            (HEADER_PROBABILITY, known.encode()),
+            (HEADER_LATE, b"1"),
+        ]
+        if policy_version:
+            headers.append((HEADER_POLICY_VERSION, policy_version))
+        for part in self._cut(pieces):
+            result.outputs.append(Output(TOPIC_SAMPLED, traces_data(part), trace_id, tuple(headers)))
+
     def _pieces(self, trace: Trace, decision: Decision, joined: dict[bytes, list[bytes]]) -> Iterator[Piece]:
         uniform = decision.lane == UNIFORM
         threshold = decision.threshold or 0
@@ -77,13 +100,16 @@ class Outgoing:
             yield Piece(group, raw, extra)
 
     def _parts(self, trace: Trace, pieces: list[Piece]) -> Iterator[list[Piece]]:
-        limit = self._max_bytes
-        if trace.size_bytes <= limit:
+        if trace.size_bytes <= self._max_bytes:
             yield pieces
             return
         if trace.root:
             at = list(trace.spans).index(trace.root)
             pieces.insert(0, pieces.pop(at))
+        yield from self._cut(pieces)
+
+    def _cut(self, pieces: list[Piece]) -> Iterator[list[Piece]]:
+        limit = self._max_bytes
         part: list[Piece] = []
         groups: set[Group] = set()
         size = 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Self, Union
 from pydantic import Field, model_validator
 
 from scorers.sampling.lanes import UNIFORM
+from scorers.sampling.operations_settings import OperationsSettings
 from scorers.sampling.policies.error import Error
 from scorers.sampling.policy import Policy
 from stream.plugins import subclasses_in
@@ -80,6 +81,8 @@ class SamplingSettings(Settings):
     """When a trace is decided."""
     caps: CapSettings = CapSettings()
     """Limits."""
+    operations: OperationsSettings = OperationsSettings()
+    """What is told about every trace, kept or not."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

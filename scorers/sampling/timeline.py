@@ -23,7 +23,7 @@ _QUIET_NS = 2_000_000_000
 # A record that was there before a restart and is not delivered for so long is gone (retention).
 _MISSING_NS = 30_000_000_000
 # A timestamp further ahead of the runtime's clock comes from a broken clock and moves nothing.
-_AHEAD_NS = 3_600_000_000_000
+AHEAD_NS = 3_600_000_000_000
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True):
@@ -94,12 +94,24 @@ class Timeline:
             return
         queue.next = record.offset + 1
         at = record.timestamp_ns
-        if 0 < at <= now_ns + _AHEAD_NS and at > queue.last_ns:
+        if 0 < at <= now_ns + AHEAD_NS and at > queue.last_ns:
             queue.last_ns = at
         elif not queue.last_ns:
             queue.last_ns = now_ns
         queue.records.append((queue.last_ns, record))
         self._held_bytes += len(record.value)
+
+    def correct(self, now_ns: int) -> bool:
+        """Take back times that a clock told which was wrong with ours and is right again; True if there were any.
+
+        Time would stand still until they have come.
+        """
+        limit = now_ns + AHEAD_NS
+        wrong = [queue for queue in self._queues if queue.last_ns > limit]
+        for queue in wrong:
+            queue.records = deque((min(at, now_ns), record) for at, record in queue.records)
+            queue.last_ns = queue.records[-1][0] if queue.records else 0
+        return bool(wrong)
 
     def end_batch(self, brought: set[int], empty: bool, now_ns: int) -> None:
         """Say which topics the batch had records of, and whether it had none at all of any partition."""

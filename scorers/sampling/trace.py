@@ -51,6 +51,7 @@ class Trace:
         "size_bytes",
         "spans",
         "start_ns",
+        "suspect",
         "tenant",
         "threshold",
         "trace_id",
@@ -72,6 +73,7 @@ class Trace:
         self.failed = False
         self.start_ns = 0  # of the earliest span; 0 while no span has plausible times
         self.end_ns = 0
+        self.suspect = False  # whether a record that it came in holds the mark of a judge's own call
         self.threshold: int | None = None  # smallest incoming ``ot=th:``
         self.rv: int | None = None
         self.trace_states: dict[bytes, TraceState] = {}
@@ -140,6 +142,12 @@ class Trace:
             if place:
                 joined.setdefault(place, []).append(log.event)
         return joined
+
+    def wires(self) -> Iterator[tuple[bytes, bytes, Group]]:
+        """Yield of every span its id, its wire form with joined events, and its group."""
+        joined = self.events()
+        for span_id, (raw, group, _) in self.spans.items():
+            yield span_id, raw + events_field(joined[span_id]) if span_id in joined else raw, group
 
     def decoded(self, *needles: bytes) -> Iterator[Span]:
         """Yield, decoded and with joined events, the spans that have one of ``needles`` somewhere in their wire form.

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from stream.conventions.evaluations import EVENT
 from stream.errors import Permanent
 
 _NO_ID = (b"\0" * 16, b"\0" * 8)
@@ -49,6 +51,7 @@ class RawLog(NamedTuple):
     span_id: bytes
     name: str
     event: bytes  # wire form of Span.Event
+    group: Group = Group(b"", b"", b"", b"")
 
 
 class Wire:
@@ -177,7 +180,7 @@ class Wire:
         others = 0
         no_trace, no_span = _NO_ID
         try:
-            for _, items in self._groups(value):
+            for group, items in self._groups(value):
                 for raw in items:
                     log = self._log.FromString(raw)
                     trace_id, span_id = log.trace_id, log.span_id
@@ -188,7 +191,10 @@ class Wire:
                     if len(span_id) != 8 or span_id == no_span:
                         span_id = b""
                     text = name.decode("utf-8", "replace")
-                    found.append(RawLog(trace_id, span_id, text, _event(log, text.encode())))
+                    event = _event(log, text.encode())
+                    if text == EVENT:
+                        Span.Event.FromString(event)  # a score may be sent on by itself, and is decoded then
+                    found.append(RawLog(trace_id, span_id, text, event, group))
         except DecodeError as error:
             raise Permanent("undecodable", "a log record is not OTLP protobuf") from error
         return found, others

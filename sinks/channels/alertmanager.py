@@ -18,6 +18,8 @@ from sinks.incidents.incident import clip
 
 _RESENDS_MISSED = 4
 
+_NAMES = {"canary": "DriftgateRegression", "budget": "DriftgateBudget", "digest": "DriftgateDigest"}
+
 
 class AlertmanagerChannel(Channel):
     """See the module."""
@@ -35,12 +37,13 @@ class AlertmanagerChannel(Channel):
         if notice.event == "acknowledge":
             return None
         labels = {
-            "alertname": "DriftgateRegression" if notice.kind == "canary" else "DriftgateDrift",
+            "alertname": _NAMES.get(notice.kind, "DriftgateDrift"),
             "incident": notice.incident_id,
             "severity": notice.incident_severity,
             "tenant": notice.tenant,
             "rollout": notice.rollout,
             "route": notice.route,
+            "prompt_name": notice.prompt_name,
             "candidate": notice.candidate,
             **self.settings.labels,
         }

@@ -30,6 +30,7 @@ class Notice(msgspec.Struct, kw_only=True):
     kind: str
     rollout: str
     route: str = ""
+    prompt_name: str = ""
     arm: str = ""
     incumbent: str = ""
     candidate: str = ""
@@ -51,6 +52,7 @@ class Finding(msgspec.Struct, kw_only=True, omit_defaults=True):
     state: str
     severity: str
     reason: str = ""
+    attribution: str = ""  # system, judge, both or unknown; empty where it does not apply
     e_value: float = 1.0
     e_threshold: float = 0.0
     sr_value: float = 0.0

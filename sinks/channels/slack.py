@@ -21,6 +21,9 @@ from stream.errors import Permanent
 _HEADER, _TEXT, _FIELD, _FINDINGS = 150, 2900, 1900, 8
 _MARKS = {"warn": ":warning:", "page": ":rotating_light:", "critical": ":fire:"}
 
+_MOVED = {"judge": "the judge", "both": "system and judge", "unknown": "nobody yet"}
+_SUBJECTS = {"canary": "Rollout", "drift": "Watch", "budget": "Budget", "digest": "Digest of"}
+
 
 class SlackChannel(Channel):
     """See the module."""
@@ -58,10 +61,11 @@ def message(notice: Notice) -> dict[str, Any]:
     if notice.candidate:
         title += f" {notice.candidate}"
     facts = [
-        ("Rollout" if notice.kind == "canary" else "View", notice.rollout),
+        (_SUBJECTS.get(notice.kind, "View"), notice.rollout),
         ("Candidate", notice.candidate),
         ("Incumbent", notice.incumbent),
         ("Route", notice.route),
+        ("Prompt", notice.prompt_name),
         ("Tenant", notice.tenant),
         ("Since", _moment(notice.opened_at)),
     ]
@@ -116,6 +120,8 @@ def _finding(finding: Finding) -> str:
         parts.append(f"difference {finding.difference:+.3f}")
     if finding.e_threshold:
         parts.append(f"evidence {finding.e_value:.3g} of {finding.e_threshold:.3g}")
+    if finding.attribution in ("judge", "both", "unknown"):
+        parts.append(f"attributed to {_MOVED[finding.attribution]}")
     return ", ".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -47,24 +47,36 @@ def _pieces(body: bytes, encoding: str) -> Iterator[bytes]:
         while piece := reader.read(_CHUNK):
             yield piece
         return
-    if encoding == "lz4":
-        frame: Any = lz4.frame.LZ4FrameDecompressor()
-        data = body
-        while not frame.eof:
-            piece = frame.decompress(data, max_length=_CHUNK)
-            data = b""
-            if not piece and frame.needs_input:
-                raise EOFError("truncated frame")
-            yield piece
-        return
-    inflater = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
+    # Clients send large bodies as several frames, one after the other.
     data = body
+    while data:
+        if encoding == "lz4":
+            data = yield from _lz4_frame(data)
+        else:
+            data = yield from _deflated(data, encoding)
+
+
+def _lz4_frame(data: bytes) -> Generator[bytes, None, bytes]:
+    """Yield one frame's content in pieces; return what follows the frame."""
+    frame: Any = lz4.frame.LZ4FrameDecompressor()
+    while not frame.eof:
+        piece = frame.decompress(data, max_length=_CHUNK)
+        data = b""
+        if not piece and frame.needs_input and not frame.eof:
+            raise EOFError("truncated frame")
+        yield piece
+    return frame.unused_data or b""
+
+
+def _deflated(data: bytes, encoding: str) -> Generator[bytes, None, bytes]:
+    inflater = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
     while not inflater.eof:
         piece = inflater.decompress(data, _CHUNK)
         data = inflater.unconsumed_tail
-        if not piece and not data:
+        if not piece and not data and not inflater.eof:
             raise EOFError("truncated stream")
         yield piece
+    return inflater.unused_data
 
 
 def choose(accept: str) -> str:

@@ -13,8 +13,15 @@ import msgspec
 
 from sinks.alerts_settings import AlertSettings, RollbackSettings
 from sinks.incidents.incident import RANK, WELL, Condition, Incident, cause_of, severity_of, summary_of
+from sinks.incidents.notices import silenced_until
 from sinks.incidents.outbox import NOTIFY, queue_notice, wants
-from sinks.incidents.requests import called, cancel_requests, recently_rolled_back, request_rollback
+from sinks.incidents.requests import (
+    called,
+    cancel_requests,
+    candidate_is_gone,
+    recently_rolled_back,
+    request_rollback,
+)
 from sinks.incidents.store import Ledger
 from stream.records import Verdict, stable_id
 
@@ -47,6 +54,9 @@ class IncidentEngine:
                 return
             self._well(ledger, incident, verdict, now_ns)
             return
+        if not wants_rollback and verdict.state in ("regressed", "warn") and candidate_is_gone(verdict):
+            ledger.count(partition, "verdicts_candidate_gone")
+            return
         if incident is None:
             if recently_rolled_back(ledger, self.rollback, verdict):
                 ledger.count(partition, "verdicts_after_rollback")
@@ -78,6 +88,7 @@ class IncidentEngine:
             arm=verdict.arm,
             incumbent=verdict.incumbent,
             candidate=verdict.candidate,
+            prompt_name=verdict.prompt_name,
             state="pending",
             severity="none",
             opened_at=now_ns,
@@ -102,7 +113,8 @@ class IncidentEngine:
             )[0]["n"]
             if count >= _CONDITIONS:
                 ledger.count(incident.partition, "conditions_dropped")
-                return
+                if not self._make_room(ledger, incident, severity):
+                    return
         was_bad = condition is not None and condition.severity != "none"
         since = condition.since if condition is not None and condition.severity == severity else now_ns
         ledger.save(
@@ -139,6 +151,15 @@ class IncidentEngine:
                 )
         else:
             self._fire_if_due(ledger, incident, now_ns)
+
+    def _make_room(self, ledger: Ledger, incident: Incident, severity: str) -> bool:
+        """Drop the oldest of the conditions that are less severe; return whether there was one. A page must not be lost."""
+        dropped = ledger.execute(
+            "DELETE FROM conditions WHERE incident_id = ?1 AND rubric = (SELECT rubric FROM conditions "
+            "WHERE incident_id = ?1 AND severity IN ('none', ?2) ORDER BY severity, updated_at, rubric LIMIT 1)",
+            (incident.incident_id, "warn" if severity == "page" else "none"),
+        )
+        return dropped == 1
 
     def _well(self, ledger: Ledger, incident: Incident, verdict: Verdict, now_ns: int) -> None:
         incident.last_verdict_at = now_ns
@@ -179,6 +200,9 @@ class IncidentEngine:
             "SELECT * FROM conditions WHERE incident_id = ? AND severity <> 'none'",
             (incident.incident_id,),
         ):
+            if condition.since > now_ns:  # the clock was put back: count from here
+                condition.since = now_ns
+                ledger.save(condition, now_ns)
             wait = self.alerts.pending.warn if condition.severity == "warn" else self.alerts.pending.page
             if now_ns - condition.since >= wait * _SECOND:
                 incident.state = "firing"
@@ -231,11 +255,17 @@ class IncidentEngine:
         ledger.remember(incident, now_ns, "resolved", why, who)
         if cancel_calls:
             cancel_requests(ledger, incident, f"incident resolved: {why}", now_ns)
-        queue_notice(ledger, self.alerts, incident, "resolve", now_ns, now_ns, note=why)
+        # A gateway that was changed is news even when it is over before a slow channel came to tell of it.
+        changed = called(ledger, incident) and not silenced_until(self.alerts, incident, now_ns)
+        queue_notice(ledger, self.alerts, incident, "resolve", now_ns, now_ns, note=why, even_untold=changed)
 
     def advance(self, ledger: Ledger, now_ns: int) -> None:
         """Do what time alone brings: fire, resolve, expire, repeat, forget."""
         for incident in ledger.all(Incident, "SELECT * FROM incidents WHERE state <> 'resolved'"):
+            if max(incident.clear_since, incident.last_verdict_at) > now_ns:  # the clock was put back
+                incident.clear_since = min(incident.clear_since, now_ns)
+                incident.last_verdict_at = min(incident.last_verdict_at, now_ns)
+                ledger.save(incident, now_ns)
             clear_for = now_ns - incident.clear_since if incident.clear_since else 0
             # What a rollback in progress comes to must be told under the incident it belongs to.
             busy = ledger.rows(

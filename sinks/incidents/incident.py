@@ -40,6 +40,7 @@ class Incident(msgspec.Struct, kw_only=True):
     arm: str
     incumbent: str
     candidate: str
+    prompt_name: str = ""
     state: IncidentState
     severity: str  # the worst it has been
     opened_at: int
@@ -84,6 +85,7 @@ class Rollback(msgspec.Struct, kw_only=True):
     arm: str
     incumbent: str
     candidate: str
+    prompt_name: str = ""
     target: str
     mode: str
     state: RollbackState
@@ -108,17 +110,20 @@ class Rollback(msgspec.Struct, kw_only=True):
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every try of this decision at this target; 65 characters of hex."""
-        return f"{stable_id(self.tenant, self.rollout, self.route)}-{stable_id(self.decision_id)}"
+        """The same for every try of this decision at this target, and only there; 65 characters of hex."""
+        subject = stable_id(self.tenant, self.rollout, self.route, self.prompt_name)
+        return f"{subject}-{stable_id(self.decision_id, self.target)}"
 
 
 def cause_of(verdict: Verdict) -> str:
-    """Return what groups verdicts into one incident: tenant, kind, rollout, route and candidate; all rubrics together.
+    """Return what groups verdicts into one incident: tenant, kind, rollout, route, prompt and candidate; all rubrics together.
 
-    The route belongs to it because one rollout is judged for each route on its own, and ``v18`` of one prompt has
-    nothing to do with ``v18`` of another.
+    Route and prompt belong to it because one rollout is judged for each of them on its own, and ``v18`` of one prompt
+    has nothing to do with ``v18`` of another.
     """
-    return stable_id(verdict.tenant, verdict.kind, verdict.rollout, verdict.route, verdict.candidate)
+    return stable_id(
+        verdict.tenant, verdict.kind, verdict.rollout, verdict.route, verdict.prompt_name, verdict.candidate
+    )
 
 
 def severity_of(verdict: Verdict, warn_states: tuple[str, ...]) -> str:
@@ -130,7 +135,15 @@ def severity_of(verdict: Verdict, warn_states: tuple[str, ...]) -> str:
 
 def summary_of(verdict: Verdict) -> str:
     """Return one line for people, at most 500 characters."""
-    subject = " ".join(part for part in (verdict.rollout, verdict.route) if part) or "cohort"
+    subject = (
+        " ".join(part for part in (verdict.rollout, verdict.route, verdict.prompt_name) if part) or "cohort"
+    )
+    if verdict.kind == "budget":
+        words = {"warn": "is nearly used up", "over_budget": "is used up"}.get(verdict.state, verdict.state)
+        of = f" of {verdict.candidate}" if verdict.candidate else ""
+        return clip(f"budget {verdict.rollout}{of} {words}: {verdict.reason}", 500)
+    if verdict.kind == "digest":
+        return clip(f"digest of {verdict.rollout}: {verdict.reason}", 500)
     arm = (
         f" {verdict.candidate} against {verdict.incumbent}" if verdict.incumbent else f" {verdict.candidate}"
     )

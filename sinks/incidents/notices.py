@@ -15,6 +15,7 @@ _FINDINGS = 20
 _TRACES = 5
 _SECOND = 1_000_000_000
 _RECHECK = 3600 * _SECOND  # a silence without an end is looked at again
+_LONGEST = 365 * 24 * _RECHECK
 
 
 def notice_of(
@@ -44,6 +45,7 @@ def notice_of(
         kind=incident.kind,
         rollout=clip(incident.rollout, 200),
         route=clip(incident.route, 200),
+        prompt_name=clip(incident.prompt_name, 200),
         arm=clip(incident.arm, 200),
         incumbent=clip(incident.incumbent, 200),
         candidate=clip(incident.candidate, 200),
@@ -63,13 +65,15 @@ def notice_of(
 
 
 def _finding(condition: Condition) -> Finding:
-    evidence = msgspec.json.decode(condition.verdict, type=Verdict).evidence
+    verdict = msgspec.json.decode(condition.verdict, type=Verdict)
+    evidence = verdict.evidence
     window = max(evidence.windows, key=lambda item: item.seconds, default=None)
     return Finding(
         rubric=clip(condition.rubric, 200),
         state=condition.state,
         severity=condition.severity,
         reason=clip(condition.reason, 300),
+        attribution=verdict.attribution,
         e_value=evidence.e_value,
         e_threshold=evidence.e_threshold,
         sr_value=evidence.sr_value,
@@ -92,6 +96,8 @@ def silenced_until(settings: AlertSettings, incident: Incident, now_ns: int) -> 
     for silence in settings.silences:
         starts = int(silence.starts.timestamp() * _SECOND) if silence.starts is not None else 0
         ends = int(silence.ends.timestamp() * _SECOND) if silence.ends is not None else now_ns + _RECHECK
+        # The end of the calendar is more nanoseconds than the database can hold.
+        ends = min(ends, now_ns + _LONGEST)
         wanted = (silence.tenant, silence.rollout, silence.route, silence.candidate)
         given = (incident.tenant, incident.rollout, incident.route, incident.candidate)
         if (

@@ -11,11 +11,11 @@ from typing import Any
 from sinks.alerts_settings import AlertSettings, RollbackSettings
 from sinks.incidents.engine import IncidentEngine
 from sinks.incidents.incident import Incident, Rollback
-from sinks.incidents.outbox import queue_call, queue_notice, replay
+from sinks.incidents.outbox import queue_call, queue_end, queue_notice, replay
 from sinks.incidents.store import IncidentStore, Ledger
 from stream.errors import Permanent
 
-_APPROVABLE = ("awaiting_approval", "blocked", "failed")
+_APPROVABLE = ("observed", "awaiting_approval", "blocked", "failed")
 
 
 class Operator:
@@ -81,6 +81,8 @@ class Operator:
     def approve(self, incident_id: str, who: str, now_ns: int) -> list[dict[str, Any]]:
         """Call the rollbacks of an incident that wait, were blocked by a safety rule, or failed; return them.
 
+        Those that were observed may go, too, now that the mode is another one.
+
         A person overrides cooldown and budget, but neither the kill switch nor mode ``observe``.
 
         Raises
@@ -111,6 +113,7 @@ class Operator:
             for rollback in found:
                 rollback.state = "queued"
                 rollback.automatic = 0
+                rollback.mode = self._rollback.mode
                 rollback.decided_at = now_ns
                 rollback.decided_by = who[:200]
                 rollback.detail = ""
@@ -136,10 +139,21 @@ class Operator:
         return self._db.list_dead(limit)
 
     def replay(self, message_id: str, now_ns: int) -> None:
-        """Send a dead notification again; raises ``Permanent`` if there is none by that id. Rollbacks are approved again."""
+        """Send a dead notification again; raises ``Permanent`` if there is none by that id. Rollbacks are approved again.
+
+        If its incident is over meanwhile, the end is told after it.
+        """
         with self._db.transaction() as ledger:
             if not replay(ledger, message_id, now_ns):
                 raise Permanent("unknown_message", f"there is no dead notification {message_id[:64]}")
+            message = ledger.rows(
+                "SELECT lane, event, incident_id FROM outbox WHERE message_id = ?", (message_id,)
+            )[0]
+            incident = ledger.one(
+                Incident, "SELECT * FROM incidents WHERE incident_id = ?", (message["incident_id"],)
+            )
+            if incident is not None and incident.state == "resolved" and message["event"] != "resolve":
+                queue_end(ledger, incident, message["lane"], now_ns)
 
 
 def _open(ledger: Ledger, incident_id: str) -> Incident:

@@ -54,12 +54,13 @@ def wants(channel: AnyChannel, incident: Incident) -> bool:
 
 def queue_notice(
     ledger: Ledger, settings: AlertSettings, incident: Incident, event: str, due_ns: int, now_ns: int,
-    *, note: str = "", severity: str = "", only: str = "",
+    *, note: str = "", severity: str = "", only: str = "", even_untold: bool = False,
 ) -> None:  # fmt: skip
     """Queue one notification for every channel that hears about ``incident`` (or for the one called ``only``).
 
     A message that still waits to be sent for the first time already carries the newest state when it leaves; then
-    nothing is added, and an urgent one makes it leave earlier.
+    nothing is added, and an urgent one makes it leave earlier. An end nobody heard the beginning of cancels what waits,
+    unless it must be told ``even_untold``: then the beginning leaves late, and the end after it.
     """
     for channel in settings.channels:
         if only and channel.name != only:
@@ -75,14 +76,21 @@ def queue_notice(
         unsent = [row for row in rows if row["state"] == "queued" and row["attempts"] == 0]
         told = any(row["state"] == "delivered" or row["attempts"] for row in rows)
         if event == "resolve":
-            for row in unsent:
+            heard = any(
+                row["state"] == "delivered" or (row["state"] == "queued" and row["attempts"]) for row in rows
+            )
+            # What waits says nothing that the end does not say, and would hold it up until its own time.
+            beginning = unsent[:1] if even_untold and not heard else []
+            for row in unsent[len(beginning) :]:
                 _finish(
                     ledger, row["seq"], "cancelled", "resolved before it was sent", now_ns, incident.partition
                 )
+            for row in beginning:
+                ledger.execute(
+                    "UPDATE outbox SET due_at = min(due_at, ?) WHERE seq = ?", (now_ns, row["seq"])
+                )
             # Nobody wants to hear the end of what they never heard of.
-            if not any(
-                row["state"] == "delivered" or (row["state"] == "queued" and row["attempts"]) for row in rows
-            ):
+            if not (heard or beginning):
                 continue
         elif unsent:
             ledger.execute(
@@ -127,7 +135,8 @@ def _insert(
         "lease_until, lease_owner, attempts, payload, error, done_at) "
         "VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, 0, '', 0, x'', '', 0)",
         (
-            stable_id("notice", incident.incident_id, lane, str(number)), lane, incident.incident_id, event,
+            # The time belongs to it: old repeats are forgotten, and then numbers come again.
+            stable_id("notice", incident.incident_id, lane, str(number), str(now_ns)), lane, incident.incident_id, event,
             severity, note[:1000], now_ns, due_ns,
         ),
     )  # fmt: skip
@@ -137,9 +146,18 @@ def claim(
     ledger: Ledger, lane: str, owner: str, now_ns: int, lease_ns: int, spacing_ns: int
 ) -> Message | None:
     """Take the next due message of ``lane``, or nothing if none is due or the lane is being held back."""
-    held = ledger.rows("SELECT next_at FROM lanes WHERE lane = ?", (lane,))
-    if held and held[0]["next_at"] > now_ns:
-        return None
+    hold = ledger.rows("SELECT next_at FROM lanes WHERE lane = ?", (lane,))
+    if hold and hold[0]["next_at"] > now_ns:
+        # Of a send that lies ahead of us the clock was wrong, or is: it holds nothing up.
+        ahead = ledger.rows(
+            "SELECT 1 FROM attempts WHERE lane = ? AND started_at > ? LIMIT 1", (lane, now_ns)
+        )
+        if not ahead:
+            return None
+        ledger.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+        ledger.execute(
+            "UPDATE attempts SET started_at = ?1 WHERE lane = ?2 AND started_at > ?1", (now_ns, lane)
+        )
     message = ledger.one(
         Message,
         "SELECT * FROM outbox AS o WHERE lane = ? AND state = 'queued' AND due_at <= ? AND lease_until <= ? "
@@ -163,6 +181,16 @@ def claim(
     if spacing_ns:
         hold_lane(ledger, lane, now_ns + spacing_ns)
     return message
+
+
+def held(ledger: Ledger, message: Message) -> bool:
+    """Return whether a claimed message is still its claimer's: not ended meanwhile, and not claimed again."""
+    return bool(
+        ledger.rows(
+            "SELECT 1 FROM outbox WHERE seq = ? AND state = 'queued' AND lease_owner = ? AND attempts = ?",
+            (message.seq, message.lease_owner, message.attempts),
+        )
+    )
 
 
 def hold_lane(ledger: Ledger, lane: str, until_ns: int) -> None:
@@ -230,6 +258,15 @@ def replay(ledger: Ledger, message_id: str, now_ns: int) -> bool:
         (now_ns, message_id),
     )
     return changed == 1
+
+
+def queue_end(ledger: Ledger, incident: Incident, lane: str, now_ns: int) -> None:
+    """Queue the end of a resolved incident once more, behind what was queued before on ``lane``."""
+    number = ledger.rows(
+        "SELECT count(*) AS n FROM outbox WHERE incident_id = ? AND lane = ?", (incident.incident_id, lane)
+    )[0]["n"]
+    _insert(ledger, incident, lane, "resolve", number, now_ns, now_ns, incident.resolution, incident.severity)
+    ledger.count(incident.partition, "notifications_queued")
 
 
 def release(ledger: Ledger, owner: str) -> int:

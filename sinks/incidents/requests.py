@@ -11,10 +11,11 @@ from sinks.alerts_settings import HttpTarget, RollbackSettings
 from sinks.incidents.incident import Incident, Rollback
 from sinks.incidents.outbox import queue_call
 from sinks.incidents.store import Ledger
-from stream.records import Verdict, stable_id
+from stream.records import Verdict, WindowEvidence, stable_id
 
 _SECOND = 1_000_000_000
 _HOUR = 3600 * _SECOND
+_CLOSING = 300.0  # seconds a session may take to close after its last span
 
 
 def request_rollback(
@@ -33,13 +34,17 @@ def request_rollback(
             "SELECT * FROM rollbacks WHERE incident_id = ? AND target = ?",
             (incident.incident_id, target.name),
         )
-        if found is not None and found.state != "blocked":
+        if found is not None and not _asked_anew(found, settings, target):
             ledger.count(incident.partition, "rollbacks_blocked.already_acted")
             said.append(f"{target.name}: already {found.state}")
             continue
         rollback = _rollback(settings, incident, verdict, target.name, now_ns)
         if found is not None:
             rollback.version = found.version
+            if found.sent:
+                # A write may have reached the gateway: it goes on as the same decision, under the same key.
+                rollback.decision_id = found.decision_id
+                rollback.previous_state, rollback.undo, rollback.sent = found.previous_state, found.undo, 1
         why = "" if settings.mode == "observe" else _why_not(ledger, settings, incident, verdict, now_ns)
         if settings.mode == "observe":
             rollback.state = "observed"
@@ -64,6 +69,15 @@ def request_rollback(
     return "; ".join(said)
 
 
+def _asked_anew(found: Rollback, settings: RollbackSettings, target: HttpTarget) -> bool:
+    """Return whether a further verdict is judged again: nothing was called, and what stood in the way may be gone."""
+    return (
+        found.state == "blocked"
+        or (found.state == "observed" and settings.mode != "observe")
+        or (found.state == "dry_run" and not target.dry_run)
+    )
+
+
 def _rollback(
     settings: RollbackSettings, incident: Incident, verdict: Verdict, target: str, now_ns: int
 ) -> Rollback:
@@ -76,6 +90,7 @@ def _rollback(
         arm=incident.arm,
         incumbent=verdict.incumbent or incident.incumbent,
         candidate=incident.candidate,
+        prompt_name=incident.prompt_name,
         target=target,
         mode=settings.mode,
         state="blocked",
@@ -102,18 +117,25 @@ def _why_not(
         return "stale"
     # Acted on means decided and not taken back since, whatever the gateway answered.
     if ledger.rows(
-        "SELECT 1 FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND candidate = ? AND incident_id <> ? "
-        "AND decided_at > 0 AND state NOT IN ('blocked', 'cancelled') LIMIT 1",
-        (incident.tenant, incident.rollout, incident.route, incident.candidate, incident.incident_id),
+        "SELECT 1 FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND prompt_name = ? AND candidate = ? "
+        "AND incident_id <> ? AND decided_at > 0 AND state NOT IN ('blocked', 'cancelled') LIMIT 1",
+        (
+            incident.tenant,
+            incident.rollout,
+            incident.route,
+            incident.prompt_name,
+            incident.candidate,
+            incident.incident_id,
+        ),
     ):
         return "already_acted"
     if settings.mode == "approve":
         return ""  # a person stands between; the limits below are for machines
     if ledger.rows(
-        "SELECT 1 FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND incident_id <> ? "
+        "SELECT 1 FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND prompt_name = ? AND incident_id <> ? "
         "AND automatic = 1 AND decided_at > ? AND state NOT IN ('blocked', 'cancelled') LIMIT 1",
         (
-            incident.tenant, incident.rollout, incident.route, incident.incident_id,
+            incident.tenant, incident.rollout, incident.route, incident.prompt_name, incident.incident_id,
             now_ns - int(settings.cooldown * _SECOND),
         ),
     ):  # fmt: skip
@@ -140,15 +162,31 @@ def recently_rolled_back(ledger: Ledger, settings: RollbackSettings, verdict: Ve
     """Return whether ``verdict`` is an echo of a candidate that was verified to be gone."""
     found = ledger.one(
         Rollback,
-        "SELECT * FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND candidate = ? AND state = 'verified' "
-        "ORDER BY verified_at DESC LIMIT 1",
-        (verdict.tenant, verdict.rollout, verdict.route, verdict.candidate),
+        "SELECT * FROM rollbacks WHERE tenant = ? AND rollout = ? AND route = ? AND prompt_name = ? AND candidate = ? "
+        "AND state = 'verified' ORDER BY verified_at DESC LIMIT 1",
+        (verdict.tenant, verdict.rollout, verdict.route, verdict.prompt_name, verdict.candidate),
     )
     if found is None:
         return False
-    # A candidate without traffic sends no data: that is what was wanted.
-    quiet_until = found.verified_at + int(settings.quiet_after * _SECOND)
-    return verdict.state == "no_data" or verdict.time_unix_nano <= quiet_until
+    # A candidate without traffic sends no data: that is what was wanted. Its last sessions stay in the present window for
+    # that window's length after they closed.
+    window = present_window(verdict)
+    quiet = max(settings.quiet_after, window.seconds + _CLOSING if window is not None else 0.0)
+    return verdict.state == "no_data" or verdict.time_unix_nano <= found.verified_at + int(quiet * _SECOND)
+
+
+def present_window(verdict: Verdict) -> WindowEvidence | None:
+    """Return the shorter of the windows that say how bad it is now."""
+    return min(verdict.evidence.windows, key=lambda window: window.seconds, default=None)
+
+
+def candidate_is_gone(verdict: Verdict) -> bool:
+    """Return whether a canary verdict repeats what was proven about a candidate that nobody is served any more.
+
+    ``regressed`` stays for as long as the gate does, and is reported again while the incumbent has traffic.
+    """
+    window = present_window(verdict)
+    return verdict.kind == "canary" and window is not None and not window.candidate_n
 
 
 def cancel_requests(ledger: Ledger, incident: Incident, why: str, now_ns: int) -> None:

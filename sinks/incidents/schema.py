@@ -81,4 +81,9 @@ MIGRATIONS = (
     CREATE INDEX rollbacks_version ON rollbacks (version);
     CREATE INDEX rollbacks_check ON rollbacks (next_check_at) WHERE next_check_at > 0;
     """,
+    # Two prompts with the same version on one route are two causes.
+    """
+    ALTER TABLE incidents ADD COLUMN prompt_name TEXT NOT NULL DEFAULT '';
+    ALTER TABLE rollbacks ADD COLUMN prompt_name TEXT NOT NULL DEFAULT ''
+    """,
 )

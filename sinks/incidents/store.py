@@ -123,7 +123,7 @@ class IncidentStore:
             except BaseException as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError):
+                if _of_the_file(error):
                     raise _transient(error) from error
                 raise
 
@@ -134,8 +134,10 @@ class IncidentStore:
                 raise Transient("incidents_closed", "the incident database is closed")
             try:
                 return self._db.execute(sql, parameters).fetchall()
-            except sqlite3.OperationalError as error:
-                raise _transient(error) from error
+            except sqlite3.DatabaseError as error:
+                if _of_the_file(error):
+                    raise _transient(error) from error
+                raise
 
     def read_as(self, kind: type[_T], sql: str, parameters: Sequence[Any] = ()) -> list[_T]:
         """Return the rows of a query as records."""
@@ -339,7 +341,12 @@ def _text_columns(row: sqlite3.Row) -> dict[str, Any]:
     return {key: value.decode() if isinstance(value, bytes) else value for key, value in dict(row).items()}
 
 
-def _transient(error: sqlite3.Error) -> Transient:
+def _of_the_file(error: BaseException) -> bool:
+    """Whether the file is at fault, not what was asked of it: locked, full, or (the class itself) damaged."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def _transient(error: BaseException) -> Transient:
     return Transient(
         "incidents_unavailable", f"the incident database cannot be written now: {error}", retry_after=1.0
     )

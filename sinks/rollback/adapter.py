@@ -28,6 +28,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     arm: str
     incumbent: str
     candidate: str
+    prompt_name: str = ""
     reason: str
     repeated: bool = False
 

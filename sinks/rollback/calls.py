@@ -16,7 +16,17 @@ import structlog
 from sinks.alerts_settings import HttpTarget, RollbackSettings
 from sinks.incidents.engine import IncidentEngine
 from sinks.incidents.incident import Incident, Rollback, clip
-from sinks.incidents.outbox import ROLLBACK, Message, backoff_ns, cancel, claim, delivered, give_up, retry
+from sinks.incidents.outbox import (
+    ROLLBACK,
+    Message,
+    backoff_ns,
+    cancel,
+    claim,
+    delivered,
+    give_up,
+    held,
+    retry,
+)
 from sinks.incidents.store import IncidentStore, Ledger
 from sinks.rollback.adapter import Called, Order, Reading, RollbackAdapter
 from sinks.rollback.verification import Watch
@@ -25,6 +35,13 @@ from stream.errors import ConfigError, Permanent, Transient
 _SECOND = 1_000_000_000
 _NOT_DONE = ("changed_meanwhile", "http_429")  # answers that say the write had no effect
 _LEASE_SLACK = 30.0  # seconds beyond the two requests of one try
+
+
+class _Intent(msgspec.Struct, frozen=True):
+    """What follows the reading: a write, nothing because of ``note``, or an end of this try because it was ``stopped``."""
+
+    note: str = ""
+    stopped: str = ""
 
 
 class RollbackCalls:
@@ -61,14 +78,21 @@ class RollbackCalls:
         adapter = self._adapters[target.name]
         try:
             reading = await adapter.read(order)
-            note = await asyncio.to_thread(self._intend, adapter, target, order, reading, now_ns)
-            called = None if note else await adapter.call(order, reading)
+            intent = await asyncio.to_thread(self._intend, adapter, target, message, order, reading, now_ns)
+            if intent.stopped:
+                return intent.stopped
+            called = None if intent.note else await adapter.call(order, reading)
         except (Transient, Permanent, ConfigError) as error:
             return await asyncio.to_thread(self._failed, target, message, rollback, error, now_ns)
+        except Exception as error:  # noqa: BLE001 - see below
+            # An adapter is a plug-in: whatever it raises concerns its own target and nothing else.
+            self._log.exception("rollback adapter failed", target=target.name)
+            known = Transient("adapter_failed", error.__class__.__name__)
+            return await asyncio.to_thread(self._failed, target, message, rollback, known, now_ns)
         # Spans may start on the candidate until the answer came, however long that took.
         ended_ns = now_ns + int((asyncio.get_running_loop().time() - started) * _SECOND)
         return await asyncio.to_thread(
-            self._called, target, message, rollback, reading, called, note, ended_ns
+            self._called, target, message, rollback, reading, called, intent.note, ended_ns
         )
 
     def _take(self, target: HttpTarget, owner: str, now_ns: int) -> tuple[Message, Rollback | None] | None:
@@ -85,22 +109,33 @@ class RollbackCalls:
                 cancel(ledger, message, "not queued any more", now_ns, 0)
                 return message, None
             if why := self._why_not(ledger, rollback, incident):
-                cancel(ledger, message, why, now_ns, incident.partition)
-                awaiting = why == "approval"
-                rollback.state = "awaiting_approval" if awaiting else "blocked"
-                rollback.detail = "" if awaiting else why
-                rollback.decided_at = 0
-                ledger.save(rollback, now_ns)
-                ledger.count(
-                    incident.partition,
-                    "rollbacks_awaiting_approval" if awaiting else f"rollbacks_blocked.{why}",
-                )
-                said = "waits for approval" if awaiting else f"blocked ({why})"
-                self._engine.notify(ledger, incident, f"Rollback at {target.name}: {said}", now_ns)
+                self._block(ledger, target, message, rollback, incident, why, now_ns)
+                return message, None
+            if message.attempts > target.retries.attempts:
+                # The last try ended with its process; nobody was there to say so.
+                rollback.detail = "the last try was cut off"
+                self._give_up(ledger, target, message, rollback, incident, now_ns)
                 return message, None
             rollback.attempts += 1
             ledger.save(rollback, now_ns)
             return message, rollback
+
+    def _block(
+        self, ledger: Ledger, target: HttpTarget, message: Message, rollback: Rollback, incident: Incident, why: str,
+        now_ns: int,
+    ) -> None:  # fmt: skip
+        cancel(ledger, message, why, now_ns, incident.partition)
+        awaiting = why == "approval"
+        rollback.state = "awaiting_approval" if awaiting else "blocked"
+        rollback.detail = "" if awaiting else why
+        rollback.decided_at = 0
+        ledger.save(rollback, now_ns)
+        ledger.count(
+            incident.partition,
+            "rollbacks_awaiting_approval" if awaiting else f"rollbacks_blocked.{why}",
+        )
+        said = "waits for approval" if awaiting else f"blocked ({why})"
+        self._engine.notify(ledger, incident, f"Rollback at {target.name}: {said}", now_ns)
 
     def _why_not(self, ledger: Ledger, rollback: Rollback, incident: Incident) -> str:
         if self._settings.mode == "observe":
@@ -118,15 +153,24 @@ class RollbackCalls:
         return "resolved" if incident.state == "resolved" and not verified else ""
 
     def _intend(
-        self, adapter: RollbackAdapter, target: HttpTarget, order: Order, reading: Reading, now_ns: int
-    ) -> str:
-        """Record what was read and that a write follows; return why none follows, if so."""
+        self, adapter: RollbackAdapter, target: HttpTarget, message: Message, order: Order, reading: Reading,
+        now_ns: int,
+    ) -> _Intent:  # fmt: skip
+        """Record what was read and that a write follows, unless it must not any more: reading may have taken long."""
         plan = adapter.plan(order, reading)
         undo = adapter.undo(order, reading)
         with self._db.transaction() as ledger:
             rollback = _load(ledger, order.rollback_id)
-            if rollback is None:
+            incident = ledger.one(
+                Incident, "SELECT * FROM incidents WHERE incident_id = ?", (message.incident_id,)
+            )
+            if rollback is None or incident is None:
                 raise Permanent("unknown_rollback", "the rollback was removed meanwhile")
+            if rollback.state != "queued" or not held(ledger, message):
+                return _Intent(stopped="superseded")
+            if why := self._why_not(ledger, rollback, incident):
+                self._block(ledger, target, message, rollback, incident, why, now_ns)
+                return _Intent(stopped="blocked")
             if not rollback.sent:
                 rollback.previous_state = msgspec.json.encode(reading.previous)
                 rollback.undo = msgspec.json.encode(undo) if undo is not None else b""
@@ -138,7 +182,7 @@ class RollbackCalls:
                 note = ""
                 rollback.sent = 1
             ledger.save(rollback, now_ns)
-        return note
+        return _Intent(note=note)
 
     def _called(
         self, target: HttpTarget, message: Message, rollback: Rollback, reading: Reading, called: Called | None,
@@ -197,31 +241,39 @@ class RollbackCalls:
             incident = ledger.one(
                 Incident, "SELECT * FROM incidents WHERE incident_id = ?", (rollback.incident_id,)
             )
-            if fresh is None or incident is None or fresh.state != "queued":
+            if fresh is None or incident is None or fresh.state != "queued" or not held(ledger, message):
                 return "superseded"
             fresh.status_code = status
             fresh.detail = clip(str(error), 500)
-            if reason in _NOT_DONE:
+            # Says nothing about an earlier try that may have arrived.
+            if reason in _NOT_DONE and not rollback.sent:
                 fresh.sent = 0
             if final:
-                if not give_up(ledger, message, status, str(error), now_ns, incident.partition):
-                    return "superseded"
-                fresh.state = "failed"
-                ledger.count(incident.partition, "rollbacks_failed")
+                self._give_up(ledger, target, message, fresh, incident, now_ns)
             else:
                 retry(
                     ledger, message, status, str(error), now_ns + backoff_ns(target.retries, message, asked)
                 )
                 ledger.count(incident.partition, "rollback_calls_failed")
-            ledger.save(fresh, now_ns)
-            # Somebody else's change between read and write is looked at again at once and is no failure yet.
-            if final or (message.attempts == 1 and reason != "changed_meanwhile"):
-                told = "given up" if final else "failed, trying again"
-                note = f"Rollback at {target.name} {told}: {fresh.detail}"
-                if incident.state != "resolved":
+                ledger.save(fresh, now_ns)
+                # Somebody else's change between read and write is looked at again at once and is no failure yet.
+                if message.attempts == 1 and reason != "changed_meanwhile" and incident.state != "resolved":
+                    note = f"Rollback at {target.name} failed, trying again: {fresh.detail}"
                     self._engine.escalate(ledger, incident, note, now_ns)
         self._log.warning("rollback call failed", target=target.name, reason=reason, final=final)
         return "failed" if final else "retry"
+
+    def _give_up(
+        self, ledger: Ledger, target: HttpTarget, message: Message, rollback: Rollback, incident: Incident,
+        now_ns: int,
+    ) -> None:  # fmt: skip
+        give_up(ledger, message, rollback.status_code, rollback.detail, now_ns, incident.partition)
+        rollback.state = "failed"
+        ledger.save(rollback, now_ns)
+        ledger.count(incident.partition, "rollbacks_failed")
+        if incident.state != "resolved":
+            note = f"Rollback at {target.name} given up: {rollback.detail}"
+            self._engine.escalate(ledger, incident, note, now_ns)
 
 
 def _load(ledger: Ledger, rollback_id: str) -> Rollback | None:

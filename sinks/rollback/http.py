@@ -7,6 +7,7 @@ that it has happened.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from stream.errors import Permanent, Transient
 
 _PREVIOUS = 16 << 10  # bytes of JSON that are kept of the state before
 _DETAIL = 200
+_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class HttpRollback(RollbackAdapter):
@@ -122,7 +124,7 @@ def resolve_pointer(document: Any, pointer: str) -> Any:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict):
             value = value[key]
-        elif isinstance(value, list) and key.isascii() and key.isdigit() and (key == "0" or key[0] != "0"):
+        elif isinstance(value, list) and _INDEX.fullmatch(key):
             value = value[int(key)]
         else:
             raise LookupError(pointer)

@@ -21,6 +21,7 @@ PLACEHOLDERS = frozenset(
         "arm",
         "incumbent",
         "candidate",
+        "prompt_name",
         "incident_id",
         "decision_id",
         "rollback_id",

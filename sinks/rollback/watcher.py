@@ -16,6 +16,7 @@ from sinks.rollback.verification import TrafficReader, Watch
 from stream.errors import Permanent, Transient
 
 _SECOND = 1_000_000_000
+_JUMP = 60 * _SECOND  # a start so far ahead of the clock means that the clock was put back
 _STATES = {
     "verifying": "verifying",
     "verified": "verified",
@@ -51,13 +52,20 @@ class Watcher:
         return await asyncio.to_thread(self._step, now_ns)
 
     def _step(self, now_ns: int) -> list[str]:
+        # A look that is further away than any is planned was planned before the clock was put back.
+        furthest = now_ns + int(self._settings.interval * _SECOND)
         due = self._db.read_as(
-            Rollback, "SELECT * FROM rollbacks WHERE next_check_at > 0 AND next_check_at <= ?", (now_ns,)
+            Rollback,
+            "SELECT * FROM rollbacks WHERE next_check_at > 0 AND (next_check_at <= ? OR next_check_at > ?)",
+            (now_ns, furthest),
         )
         return [state for rollback in due if (state := self._look(rollback, now_ns))]
 
     def _look(self, rollback: Rollback, now_ns: int) -> str:
         before = msgspec.json.decode(rollback.verification, type=Watch)
+        anew = Watch.start(now_ns, self._settings)
+        if max(before.settled_at, before.clean_since) > anew.settled_at + _JUMP:
+            before = anew
         candidate, incumbent = self._count(rollback, before, now_ns)
         after = before.look(now_ns, candidate, incumbent, self._settings)
         state = _STATES[after.state]
@@ -110,6 +118,8 @@ class Watcher:
         match = dict(self._matches.get(rollback.rollout, {}))
         if rollback.route:
             match["route"] = rollback.route
+        if rollback.prompt_name:
+            match["prompt_name"] = rollback.prompt_name
         try:
             counts = self._traffic.traffic(rollback.tenant, match, rollback.arm, since, until)
         except (Transient, Permanent) as error:

@@ -41,7 +41,8 @@ def _target(span: SpanView) -> tuple[str, str]:
         and len(span.span.links) == 1
     ):
         link = span.span.links[0]
-        return link.trace_id.hex(), link.span_id.hex()
+        # A zero span id links to the trace as a whole.
+        return link.trace_id.hex(), link.span_id.hex() if link.span_id.strip(b"\0") else ""
     return span.trace_id, span.span_id
 
 

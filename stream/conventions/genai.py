@@ -75,8 +75,8 @@ def _attributes(found: Mapping[str, Any], reading: Reading) -> None:
 def _tool_span(span: SpanView, reading: Reading) -> None:
     found = span.attributes
     name = word(found.get("gen_ai.tool.name"))
-    if not name:
-        return
+    if not name or (found.get("traceloop.span.kind") == "tool" and "traceloop.entity.input" in found):
+        return  # OpenLLMetry repeats its wrapped entity under these names; its own reader unwraps it
     identity = word(found.get("gen_ai.tool.call.id"))
     arguments = found.get("gen_ai.tool.call.arguments")
     reading.fill(

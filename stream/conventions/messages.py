@@ -54,9 +54,7 @@ def message(value: Any, role: str, *, unpack: bool = False) -> Message:
     found = parts(value["parts"]) if "parts" in value else parts(content, unpack=unpack)
     contents = value.get("contents")
     if isinstance(contents, list):
-        found += parts(
-            [item.get("message_content", item) if isinstance(item, dict) else item for item in contents]
-        )
+        found += parts([_content(item) for item in contents])
     call_id = word(value.get("tool_call_id") or (value.get("id") if role == "tool" else ""))
     if role in ("tool", "function") and isinstance(content, dict) and "type" not in content:
         found = [Part("tool_call_response", id=call_id, name=word(value.get("name")), response=content)]
@@ -65,13 +63,24 @@ def message(value: Any, role: str, *, unpack: bool = False) -> Message:
         found = [
             Part("tool_call_response", id=call_id, name=word(value.get("name")), response=parsed(said_text))
         ]
-    found += _calls(value)
+    known = {part.id for part in found if part.type == "tool_call" and part.id}
+    # Some senders tell a call twice, between the texts and in a list of its own.
+    found += [part for part in _calls(value) if part.id not in known]
     if refusal := text(value.get("refusal")):
         found.append(Part("text", refusal))
     if reasoning := text(value.get("reasoning_content")):
         found.insert(0, Part("reasoning", reasoning))
     finish = word(value.get("finish_reason") or outer.get("finish_reason") or outer.get("stop_reason"))
     return Message(role, found[:MAX_PARTS], finish, word(value.get("name")))
+
+
+def _content(item: Any) -> Any:
+    """Return what stands in ``message.contents.N`` as one typed part; a tool call stands beside its type there."""
+    if not isinstance(item, dict):
+        return item
+    inner = item.get("message_content", item)
+    call = item.get("tool_call")
+    return {**inner, **call} if isinstance(inner, dict) and isinstance(call, dict) else inner
 
 
 def _calls(value: dict[str, Any]) -> list[Part]:

@@ -12,7 +12,7 @@ from stream.conventions.values import REDACTED, amount, count, first, parsed, te
 from stream.interaction_record import Document, Message, Part, ToolCall, ToolResult
 from stream.spans import SpanView
 
-_MODEL = ("llm.request.model_name", "llm.model_name", "embedding.model_name", "reranker.model_name")
+_MODEL = ("llm.model_name", "embedding.model_name", "reranker.model_name")
 
 
 def read(span: SpanView, reading: Reading) -> None:
@@ -23,8 +23,11 @@ def read(span: SpanView, reading: Reading) -> None:
         return
     fill = reading.fill
     fill("provider", word(first(found, ("llm.provider", "llm.system"))))
-    fill("request_model", word(first(found, _MODEL)))
-    fill("response_model", word(found.get("llm.response.model_name")))
+    asked = word(found.get("llm.request.model_name")) or _asked_model(found)
+    # The plain name is that of the answer as soon as there is one, so the failures would be of no model.
+    named = word(first(found, _MODEL))
+    fill("request_model", asked or named)
+    fill("response_model", word(found.get("llm.response.model_name")) or (named if asked != named else ""))
     fill("finish_reasons", words(found.get("llm.finish_reason")))
     fill("tool_definitions", messages.tool_definitions(items(found, "llm.tools")))
     fill("input_tokens", count(found.get("llm.token_count.prompt")))
@@ -39,6 +42,11 @@ def read(span: SpanView, reading: Reading) -> None:
 
 
 _PREFIXES = ("llm.", "retrieval.documents.", "reranker.", "input.value", "output.value")
+
+
+def _asked_model(found: Mapping[str, Any]) -> str:
+    parameters = parsed(found.get("llm.invocation_parameters"))
+    return word(parameters.get("model")) if isinstance(parameters, dict) else ""
 
 
 def _cost(found: Mapping[str, Any]) -> float | None:

@@ -37,6 +37,8 @@ def _unwrapped(found: Mapping[str, Any], side: str) -> Any:
     body = parsed(value)
     if isinstance(body, dict) and f"{side}s" in body:
         return body[f"{side}s"]
+    if isinstance(body, dict) and set(body) == {side, "kwargs"}:  # what LangChain hands to its callbacks
+        return parsed(body[side])
     return body
 
 
@@ -66,8 +68,9 @@ def _results(span: SpanView) -> list[Document]:
 def _tool(span: SpanView, reading: Reading) -> None:
     found = span.attributes
     name = word(found.get("traceloop.entity.name")) or span.span.name[:512]
-    reading.fill("tool_calls", [ToolCall(name, arguments=_unwrapped(found, "input"))])
+    identity = word(found.get("gen_ai.tool.call.id"))
+    reading.fill("tool_calls", [ToolCall(name, identity, _unwrapped(found, "input"))])
     result = _unwrapped(found, "output")
     failed = (word(found.get("error.type")) or "_OTHER") if span.failed else ""
     if result is not None or failed:
-        reading.fill("tool_results", [ToolResult(name, response=result, error_type=failed)])
+        reading.fill("tool_results", [ToolResult(name, identity, result, failed)])

@@ -99,6 +99,32 @@ def joining(settings: KafkaSettings, group: str) -> Configuration:
     return found
 
 
+class Refusals:
+    """Remembers why the brokers refuse us: librdkafka tells calls only that nobody answers. Give it as ``error_cb``."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._seen: dict[str, str] = {}
+
+    def __call__(self, error: Any) -> None:
+        """Take an error from librdkafka's own thread."""
+        self._seen[error.name()] = str(error.str())
+
+    def reason(self) -> str:
+        """Return what is wrong and what to do, without any secret; empty when nobody refused."""
+        if "_AUTHENTICATION" in self._seen:
+            return (
+                f"they refuse the user {self._settings.user!r} with {self._settings.sasl}: check `user`, `password` and "
+                "`sasl` in the log's URL"
+            )
+        if "_SSL" in self._seen:
+            text = self._seen["_SSL"]
+            if "certificate verify failed" in text or "unknown ca" in text.lower():
+                return "their certificate is not trusted: set `ca` in the log's URL to the authority that signed it"
+            return "TLS with them fails: check `security`, `ca`, `cert` and `key` in the log's URL"
+        return ""
+
+
 def load() -> Any:
     """Import confluent-kafka.
 

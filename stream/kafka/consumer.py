@@ -19,9 +19,10 @@ from stream.kafka.client import joining, load, typed
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.state import StateReader, Totals, state_message, totals_message
 from stream.kafka.transactions import Message, Transactions
-from stream.log import Changes, OutOfStep
+from stream.log import Changes, OutOfStep, in_time
+from stream.records import TOPIC_DEAD_LETTERS
 from stream.stage import Output, Record, Result
-from stream.transaction import of_result
+from stream.transaction import of_result, shortened
 
 # Brokers that were lost so recently may hold records that have not been seen.
 _DOUBT_S = 5.0
@@ -30,9 +31,26 @@ Place = tuple[str, int]
 
 
 def to_message(settings: KafkaSettings, output: Output) -> Message:
-    """Return ``output`` as the brokers take it."""
+    """Return ``output`` as the brokers take it; a dead letter that is too large for them is cut."""
     partition = -1 if output.partition is None else output.partition
-    return Message(settings.topic(output.topic), output.value, output.key, output.headers, partition)
+    message = Message(settings.topic(output.topic), output.value, output.key, output.headers, partition)
+    if message.size_bytes > settings.max_record and output.topic == TOPIC_DEAD_LETTERS:
+        return to_message(settings, shortened(output, settings.max_record - 1024))
+    return message
+
+
+def to_record(message: Any, topic: str) -> Record:
+    """Return ``message`` as a record of our topic ``topic``."""
+    kind, stamp = message.timestamp()
+    return Record(
+        topic,
+        message.partition(),
+        message.offset(),
+        message.value() or b"",
+        message.key() or b"",
+        tuple((name, value or b"") for name, value in message.headers() or ()),
+        stamp * 1_000_000 if kind else 0,
+    )
 
 
 class KafkaConsumer:
@@ -61,6 +79,7 @@ class KafkaConsumer:
         self._position: dict[Place, int] = {}
         self._committed: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}  # where the end was reached; behind the last record stand markers
+        self._markers: dict[Place, tuple[int, int]] = {}  # from, to: stepped over, holds no record
         self._trouble = float("-inf")
         self._closed = False
         self._consumer = self._library.Consumer({**joining(settings, group), "error_cb": self._on_error})
@@ -100,7 +119,7 @@ class KafkaConsumer:
             consumer.incremental_unassign(self._places(given))
 
     def _forget(self, number: int) -> None:
-        for known in (self._position, self._committed, self._ends):
+        for known in (self._position, self._committed, self._ends, self._markers):
             for place in [place for place in known if place[1] == number]:
                 del known[place]
         self._held = [record for record in self._held if record.partition != number]
@@ -148,7 +167,7 @@ class KafkaConsumer:
         if not records:
             self._step_over_markers()
         elif len(self._names) > 1:
-            records.sort(key=lambda record: record.timestamp_ns)
+            records = in_time(records)
         return records
 
     def _consume(self, max_records: int, timeout: float) -> list[Record]:
@@ -169,28 +188,19 @@ class KafkaConsumer:
                 else:
                     self._on_error(problem)
                 continue
-            kind, stamp = message.timestamp()
-            records.append(
-                Record(
-                    topic,
-                    message.partition(),
-                    message.offset(),
-                    message.value() or b"",
-                    message.key() or b"",
-                    tuple((name, value or b"") for name, value in message.headers() or ()),
-                    stamp * 1_000_000 if kind else 0,
-                )
-            )
+            records.append(to_record(message, topic))
             self._ends.pop((topic, message.partition()), None)
         # A revoke inside consume() may come after messages of that partition.
         return [record for record in records if record.partition in self._owned]
 
     def _step_over_markers(self) -> None:
         """Commit behind the markers that end a transaction, so that a group that has everything shows no lag."""
+        # Where nothing was polled since the committed offset and the end is reached, nothing is there but markers.
         behind = {
             place: end
             for place, end in self._ends.items()
-            if self._committed.get(place, -1) == self._position.get(place, -2) < end
+            if place not in self._position or self._position[place] == self._committed.get(place)
+            if max(self._position.get(place, 0), self._committed.get(place, 0)) < end
         }
         if behind:
             places = [
@@ -201,6 +211,10 @@ class KafkaConsumer:
                 self._consumer.commit(offsets=places, asynchronous=True)
             except self._library.KafkaException:
                 return  # cosmetic; the next commit says it too
+            for place, end in behind.items():
+                start = self._markers.get(place, (0, 0))
+                at = max(self._position.get(place, 0), self._committed.get(place, 0))
+                self._markers[place] = (start[0] if start[1] == at else at, end)
             self._position.update(behind)
             self._committed.update(behind)
 
@@ -275,23 +289,24 @@ class KafkaConsumer:
             state_message(self._state_topic, number, key, value)
             for (number, key), value in transaction.state.items()
         ]
-        changed = {name: by for name, by in transaction.counters.items() if by}
         home = min(touched or self._owned, default=None)
         totals: Totals | None = None
-        if changed:
+        if any(transaction.counters.values()) or transaction.outputs:
             if home is None or home not in self._totals:
                 raise Unavailable(
                     "no_partition", "no partition is assigned that the ledger could be kept with"
                 )
-            old = self._totals[home]
-            counters = dict(old.counters)
-            for name, by in changed.items():
-                counters[name] = counters.get(name, 0) + by
-            offsets = {f"{topic}/{p}": at for (topic, p), at in transaction.offsets.items() if p == home}
-            totals = Totals(counters, {**old.offsets, **offsets})
+            totals = self._totals[home].after(
+                transaction.counters, (output.topic for output in transaction.outputs)
+            )
+            totals.offsets = totals.offsets | {
+                f"{topic}/{p}": at for (topic, p), at in transaction.offsets.items() if p == home
+            }
             state.append(totals_message(self._state_topic, home, "", totals))
         moved = {
-            place: at for place, at in transaction.offsets.items() if self._committed.get(place, -1) != at
+            place: at
+            for place, at in ((place, self._over(place, at)) for place, at in transaction.offsets.items())
+            if self._committed.get(place, -1) != at
         }
         if not (messages or state or moved):
             return
@@ -299,6 +314,11 @@ class KafkaConsumer:
         if totals is not None and home is not None:
             self._totals[home] = totals
         self._committed.update(moved)
+
+    def _over(self, place: Place, at: int) -> int:
+        """Return ``at``, or where the markers end that it stands before: a stage counts records and never saw them."""
+        start, end = self._markers.get(place, (0, 0))
+        return end if start <= at < end else at
 
     def _write(self, messages: Sequence[Message], moved: Mapping[Place, int]) -> None:
         try:

@@ -13,19 +13,21 @@ middle of a transaction, its partitions stand still until its successor of the s
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import msgspec
 import structlog
 
 from stream.errors import DriftgateError, Permanent, Transient, Unavailable
-from stream.kafka.client import load, load_admin, shared, typed
+from stream.kafka.client import load, load_admin, reading, shared, typed
 from stream.kafka.consumer import KafkaConsumer, to_message
 from stream.kafka.settings import KafkaSettings
-from stream.kafka.state import StateReader, Totals, totals_message
-from stream.kafka.topics import GROUPS, TOPICS, Topics, require, wanted
+from stream.kafka.state import Books, StateReader, Totals, read_books, totals_message
+from stream.kafka.topics import GROUP_TOPICS, GROUPS, TOPICS, Topics, require, wanted
 from stream.kafka.transactions import Message, Transactions
 from stream.log import TopicStats
 from stream.stage import Output
@@ -33,11 +35,18 @@ from stream.stage import Output
 _GROUP_COMMIT_JOBS = 512
 _GROUP_COMMIT_BYTES = 16 << 20
 _DOWN_S = 1.0
+_COORDINATION = (
+    "NOT_COORDINATOR",
+    "COORDINATOR_NOT_AVAILABLE",
+    "COORDINATOR_LOAD_IN_PROGRESS",
+    "_WAIT_COORD",
+)
 
 
 class _Job(msgspec.Struct):
     group: str
     messages: list[Message]
+    topics: list[str]  # of the messages, by our names
     counters: Mapping[str, int]
     size: int
     done: Future[None]
@@ -93,7 +102,9 @@ class KafkaLog:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_loop, name="driftgate-log", daemon=True)
                 self._thread.start()
-            self._jobs.append(_Job(group, messages, counters, size, future))
+            self._jobs.append(
+                _Job(group, messages, [output.topic for output in outputs], counters, size, future)
+            )
             self._queued_bytes += size
             self._wake.notify()
         return future
@@ -159,20 +170,20 @@ class KafkaLog:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """See :meth:`stream.log.Log.counters`; reads every state topic, so call it seldom."""
+        return self.books().counters
+
+    def books(self) -> Books:
+        """Return the ledger of all groups; reads every state topic.
+
+        Raises
+        ------
+        Unavailable
+            The brokers do not answer, or a killed process left a transaction open that does not end.
+        """
         there = Topics(self.settings).partitions()
-        found: dict[str, dict[str, int]] = {}
-        reader = StateReader(self.settings)
-        try:
-            for group in GROUPS:
-                topic = self.settings.state_topic(group)
-                for number in range(len(there.get(topic, ()))):
-                    for totals in reader.read(topic, number).totals.values():
-                        sums = found.setdefault(group, {})
-                        for name, value in totals.counters.items():
-                            sums[name] = sums.get(name, 0) + value
-        finally:
-            reader.close()
-        return found
+        return read_books(
+            self.settings, {group: len(there.get(self.settings.state_topic(group), ())) for group in GROUPS}
+        )
 
     def stats(self) -> list[TopicStats]:
         """See :meth:`stream.log.Log.stats`; ``size_bytes`` is 0, which the brokers do not tell clients cheaply.
@@ -209,25 +220,63 @@ class KafkaLog:
         ]
 
     def committed(self) -> dict[str, dict[tuple[str, int], int]]:
-        """See :meth:`stream.log.Log.committed`."""
+        """See :meth:`stream.log.Log.committed`; waits for offsets of an open transaction."""
         library = load()
-        admin = load_admin().AdminClient(shared(self.settings))
+        there = Topics(self.settings).partitions()
         cut = len(self.settings.prefix)
         found: dict[str, dict[tuple[str, int], int]] = {}
-        for group in GROUPS:
-            asked = [library.ConsumerGroupTopicPartitions(self.settings.group(group))]
-            futures = admin.list_consumer_group_offsets(
-                asked, require_stable=True, request_timeout=self.settings.timeout
-            )
-            for future in futures.values():
-                try:
-                    places = future.result(self.settings.timeout + 1).topic_partitions
-                except library.KafkaException as error:
-                    raise typed(error) from error
-                for place in places:
+        for group, topics in GROUP_TOPICS.items():
+            places = [
+                library.TopicPartition(name, number)
+                for name in map(self.settings.topic, topics)
+                for number in range(len(there.get(name, ())))
+            ]
+            if not places:
+                continue
+            # As a consumer that joins nothing: asked through its administrative client for offsets that a transaction
+            # is about to change, librdkafka crashes (2.16).
+            consumer = library.Consumer({**reading(self.settings), "group.id": self.settings.group(group)})
+            try:
+                for place in self._committed(consumer, places):
                     if place.offset >= 0:
                         found.setdefault(group, {})[place.topic[cut:], place.partition] = place.offset
+            finally:
+                consumer.close()
         return found
+
+    def _committed(self, consumer: Any, places: Sequence[Any]) -> list[Any]:
+        deadline = time.monotonic() + self.settings.timeout
+        while True:
+            try:
+                found: list[Any] = consumer.committed(places, self.settings.timeout)
+            except load().KafkaException as error:
+                # Brokers that just started, or lost one of them, need a moment to know who keeps the group.
+                if error.args[0].name() not in _COORDINATION or time.monotonic() >= deadline:
+                    raise typed(error) from error
+                time.sleep(0.1)
+            else:
+                return found
+
+    def members(self) -> dict[str, int]:
+        """Return how many members every group that reads has now.
+
+        Raises
+        ------
+        Unavailable
+            The brokers do not answer.
+        """
+        library, admin = load(), load_admin().AdminClient(shared(self.settings))
+        names = {self.settings.group(group): group for group in GROUP_TOPICS}
+        try:
+            return {
+                names[name]: len(future.result(self.settings.timeout + 1).members)
+                for name, future in admin.describe_consumer_groups(
+                    list(names), request_timeout=self.settings.timeout
+                ).items()
+                if _described(future, self.settings.timeout + 1)
+            }
+        except library.KafkaException as error:
+            raise typed(error) from error
 
     def close(self) -> None:
         """Write what is queued, then close; idempotent."""
@@ -253,11 +302,8 @@ class _Appender:
             self._writer.ready()
             totals: dict[str, Totals] = {}
             for job in jobs:
-                sums = totals.get(job.group)
-                if sums is None:
-                    sums = totals[job.group] = Totals(dict(self._known(job.group).counters))
-                for name, by in job.counters.items():
-                    sums.counters[name] = sums.counters.get(name, 0) + by
+                known = totals.get(job.group) or self._known(job.group)
+                totals[job.group] = known.after(job.counters, job.topics)
             messages = [message for job in jobs for message in job.messages]
             messages += [
                 totals_message(self._settings.state_topic(group), 0, self._id, sums)
@@ -271,6 +317,10 @@ class _Appender:
         except Permanent as error:
             self._totals = {}
             return Transient(error.reason, error.detail)
+        except Exception as error:  # noqa: BLE001 - if its thread ended, no request would ever be answered again
+            self._totals = {}
+            self._writer.drop()
+            return Unavailable("log_failed", f"writing to the log failed ({error.__class__.__name__})")
         self._totals.update(totals)
         return None
 
@@ -296,6 +346,12 @@ class _Appender:
     def close(self) -> None:
         """Let go of the producer."""
         self._writer.drop()
+
+
+def _described(future: Future[Any], timeout: float) -> bool:
+    """Whether the group exists; one that never had a member does not."""
+    error = future.exception(timeout)
+    return error is None or error.args[0].name() not in ("GROUP_ID_NOT_FOUND", "_UNKNOWN_GROUP")
 
 
 def _finish(jobs: Sequence[_Job], error: DriftgateError | None) -> None:

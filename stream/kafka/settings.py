@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import uuid
 from typing import Any, Literal
@@ -10,11 +11,20 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from stream.errors import ConfigError
 from stream.secret import Secret
 from stream.settings import ByteSize, Seconds, Settings
 
 SCHEME = "kafka://"
-_DURATIONS = ("retention", "timeout", "transaction_timeout", "session_timeout", "max_poll_interval")
+_NAME = "[A-Za-z0-9._-]{0,100}"
+_DURATIONS = (
+    "retention",
+    "timeout",
+    "transaction_timeout",
+    "session_timeout",
+    "max_poll_interval",
+    "stalled_after",
+)
 
 
 class KafkaSettings(Settings):
@@ -24,9 +34,10 @@ class KafkaSettings(Settings):
     """Addresses by comma, from the part between `kafka://` and `/`."""
     prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
     """Put before the name of every topic, consumer group and transaction."""
-    instance: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
-    """Name of this process that outlives a restart (a StatefulSet's pod name), one process each. With it, what a killed
-    process left open is settled by its successor at once; without it, after `transaction_timeout`."""
+    instance: str = Field(default="", pattern=rf"^({_NAME}|\$\{{env:[A-Za-z_][A-Za-z0-9_]*\}})$")
+    """Name of this process that outlives a restart, one process each; `${env:HOSTNAME}` takes it from the environment, so
+    that all containers share one file. With it, what a killed process left open is settled by its successor at once;
+    without it, after `transaction_timeout`."""
     partitions: int = Field(default=8, ge=1, le=10_000)
     """Partitions of every topic; fixed once the topics exist, because traces are placed by it."""
     replication: int = Field(default=3, ge=1, le=32)
@@ -51,6 +62,9 @@ class KafkaSettings(Settings):
     """A worker that is not heard of for so long loses its partitions (`classic`; else the brokers say)."""
     max_poll_interval: Seconds = Field(default=300.0, ge=5, le=86400)
     """A worker that handles one batch for so long loses its partitions."""
+    stalled_after: Seconds = Field(default=900.0, ge=1)
+    """A partition with records to take whose offset has not moved for so long counts as stalled. Longer than the sampler
+    may hold a trace (`sampling.completion`) and than a judge may be away."""
     security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
     """Security protocol."""
     ca: str = ""
@@ -129,10 +143,32 @@ class KafkaSettings(Settings):
         return self.prefix + name
 
     def writer(self, role: str) -> str:
-        """Return a transactional id for one writer of this process."""
+        """Return a transactional id for one writer of this process.
+
+        Raises
+        ------
+        ConfigError
+            The variable that `instance` names is not set, or no name can be made of it.
+        """
         # Two processes under one id would fence each other, so without a given name each start is its own.
-        instance = self.instance or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        instance = self._instance() or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         return f"{self.prefix}{role}-{instance}"
+
+    def partition_writer(self, group: str, partition: int) -> str:
+        """Return the transactional id of whoever owns ``partition`` of ``group``."""
+        return f"{self.prefix}{group}-partition-{partition}"
+
+    def _instance(self) -> str:
+        if not self.instance.startswith("$"):
+            return self.instance
+        variable = self.instance.removeprefix("${env:").removesuffix("}")
+        value = os.environ.get(variable, "")
+        if not value or not re.fullmatch(_NAME, value):
+            raise ConfigError(
+                f"the log's `instance` is {self.instance}: set {variable} to a name of this process "
+                "(letters, digits, dot, dash, underscore; 100 at most)"
+            )
+        return value
 
 
 def _explain(location: tuple[int | str, ...], item: Any) -> str:

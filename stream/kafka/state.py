@@ -7,13 +7,14 @@ with the offsets it includes, in the transaction that commits these, so a batch 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from stream.errors import Unavailable
 from stream.kafka.client import load, load_admin, reading, shared, typed
+from stream.kafka.scan import ends, scan
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.transactions import Message
 
@@ -22,10 +23,32 @@ _LEDGER = b"ledger"
 
 
 class Totals(msgspec.Struct):
-    """Ledger counters and the offsets (``topic/partition`` -> next) of the batches that they count."""
+    """Ledger counters, and what belongs to the same batches.
+
+    ``offsets`` are those of the batches (``topic/partition`` -> next), ``written`` the records they wrote per topic:
+    offsets on Kafka count markers too, so records must be counted where they are written.
+    """
 
     counters: dict[str, int] = {}
     offsets: dict[str, int] = {}
+    written: dict[str, int] = {}
+
+    def after(self, counters: Mapping[str, int], topics: Iterable[str]) -> Totals:
+        """Return new totals that count one more batch, which wrote one record to each of ``topics``."""
+        sums, written = dict(self.counters), dict(self.written)
+        for name, by in counters.items():
+            if by:
+                sums[name] = sums.get(name, 0) + by
+        for topic in topics:
+            written[topic] = written.get(topic, 0) + 1
+        return Totals(sums, self.offsets, written)
+
+
+class Books(msgspec.Struct):
+    """The ledger of all groups: group -> counter -> value, and topic -> records ever written to it by us."""
+
+    counters: dict[str, dict[str, int]] = {}
+    written: dict[str, int] = {}
 
 
 class Saved(msgspec.Struct):
@@ -44,6 +67,38 @@ def totals_message(topic: str, partition: int, writer: str, totals: Totals) -> M
     """Return the record that saves the ledger of one partition or writer; ``partition=-1`` places it by the writer."""
     key = _LEDGER + b"/" + writer.encode() if writer else _LEDGER
     return Message(topic, msgspec.json.encode(totals), key, partition=partition)
+
+
+def read_books(settings: KafkaSettings, partitions: Mapping[str, int]) -> Books:
+    """Add up what stands in the state topics of ``partitions`` (group -> number of partitions).
+
+    Raises
+    ------
+    Unavailable
+        The brokers do not answer, or an open transaction does not end.
+    """
+    groups = {settings.state_topic(group): group for group in partitions}
+    places = [
+        (settings.state_topic(group), number)
+        for group, count in partitions.items()
+        for number in range(count)
+    ]
+    latest: dict[tuple[str, int, bytes], bytes | None] = {}
+    for message in scan(settings, places, settled=True):
+        key = message.key() or b""
+        if key.startswith(_LEDGER):
+            latest[message.topic(), message.partition(), key] = message.value()
+    books = Books()
+    for (topic, _, _), value in latest.items():
+        if value is None:
+            continue
+        totals = msgspec.json.decode(value, type=Totals)
+        sums = books.counters.setdefault(groups[topic], {})
+        for name, by in totals.counters.items():
+            sums[name] = sums.get(name, 0) + by
+        for name, by in totals.written.items():
+            books.written[name] = books.written.get(name, 0) + by
+    return books
 
 
 class StateReader:
@@ -96,6 +151,8 @@ class StateReader:
                         position = message.offset()
                         continue
                     found[message.key() or b""] = message.value()
+                    # Where others write without a pause, the end of the partition is never told.
+                    position = message.offset() + 1
                 if position < end and time.monotonic() >= deadline:
                     raise Unavailable(
                         "state_unsettled", f"an open transaction hides the end of {topic}/{partition}"
@@ -108,13 +165,8 @@ class StateReader:
         """Return the offset after the last record, open transactions included."""
         if self._admin is None:
             self._admin = self._names.AdminClient(shared(self._settings))
-        place = self._library.TopicPartition(topic, partition)
-        futures = self._admin.list_offsets(
-            {place: self._names.OffsetSpec.latest()},
-            isolation_level=self._library.IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=self._settings.timeout,
-        )
-        return int(futures[place].result(self._settings.timeout + 1).offset)
+        place = (topic, partition)
+        return ends(self._settings, [place], settled=True, admin=self._admin)[place]
 
     def close(self) -> None:
         """Close the connections; idempotent."""

@@ -9,11 +9,14 @@ from typing import Any
 import msgspec
 
 from stream.errors import StartError, Unavailable
-from stream.kafka.client import load, load_admin, shared, typed
+from stream.kafka.client import Refusals, load, load_admin, shared, typed
 from stream.kafka.settings import KafkaSettings
 from stream.records import (
     TOPIC_DEAD_LETTERS,
+    TOPIC_FOREIGN_LOGS,
+    TOPIC_FOREIGN_SPANS,
     TOPIC_LOGS,
+    TOPIC_QUARANTINE,
     TOPIC_SAMPLED,
     TOPIC_SCORES,
     TOPIC_SPANS,
@@ -29,8 +32,20 @@ TOPICS = (
     TOPIC_WINDOWS,
     TOPIC_VERDICTS,
     TOPIC_DEAD_LETTERS,
+    TOPIC_QUARANTINE,
+    TOPIC_FOREIGN_SPANS,
+    TOPIC_FOREIGN_LOGS,
 )
-GROUPS = ("collector", "heartbeat", "sampler", "scorer", "drift", "store", "alerter")
+# What each group reads. The ledger of the others is kept like theirs.
+GROUP_TOPICS = {
+    "intake": (TOPIC_FOREIGN_SPANS, TOPIC_FOREIGN_LOGS),
+    "sampler": (TOPIC_SPANS, TOPIC_LOGS),
+    "scorer": (TOPIC_SAMPLED,),
+    "drift": (TOPIC_SCORES,),
+    "store": (TOPIC_SPANS, TOPIC_SAMPLED, TOPIC_SCORES, TOPIC_WINDOWS, TOPIC_VERDICTS, TOPIC_DEAD_LETTERS),
+    "alerter": (TOPIC_VERDICTS,),
+}
+GROUPS = ("collector", "heartbeat", "replay", *GROUP_TOPICS)
 
 _EXISTS = "TOPIC_ALREADY_EXISTS"
 
@@ -80,7 +95,8 @@ class Topics:
         self._settings = settings
         self._library = load()
         self._names = load_admin()
-        self._admin = self._names.AdminClient(shared(settings))
+        self._refusals = Refusals(settings)
+        self._admin = self._names.AdminClient({**shared(settings), "error_cb": self._refusals})
 
     def create(self, topics: Sequence[Wanted]) -> list[str]:
         """Create those of ``topics`` that are missing; return their names.
@@ -88,10 +104,11 @@ class Topics:
         Raises
         ------
         StartError
-            The brokers refuse one; the message says why.
+            The brokers refuse one, or us; the message says why.
         Unavailable
             The brokers do not answer.
         """
+        self.partitions()  # says why, where the brokers let nobody in
         made = []
         futures = self._admin.create_topics(
             [
@@ -145,18 +162,40 @@ class Topics:
 
         Raises
         ------
+        StartError
+            The brokers refuse the user or the connection; the message says what to set.
         Unavailable
             The brokers do not answer.
         """
         try:
-            metadata = self._admin.list_topics(timeout=self._settings.timeout)
+            metadata = self._metadata()
         except self._library.KafkaException as error:
-            raise typed(error) from error
+            cause = typed(error)
+            if isinstance(cause, Unavailable):
+                where = ", ".join(one.rpartition("@")[2] for one in self._settings.brokers.split(","))
+                raise Unavailable(
+                    cause.reason,
+                    f"{cause.detail} (asked {where}; check `log`, and that they run)",
+                    retry_after=cause.retry_after,
+                ) from error
+            raise cause from error
         return {
             name: [len(topic.partitions[number].replicas) for number in sorted(topic.partitions)]
             for name, topic in metadata.topics.items()
             if name.startswith(self._settings.prefix)
         }
+
+    def _metadata(self) -> Any:
+        deadline = time.monotonic() + self._settings.timeout
+        while True:
+            try:
+                return self._admin.list_topics(timeout=min(1.0, self._settings.timeout))
+            except self._library.KafkaException:
+                self._admin.poll(0)  # serves what was noted why
+                if reason := self._refusals.reason():
+                    raise StartError(f"the Kafka brokers do not let us in: {reason}") from None
+                if time.monotonic() >= deadline:
+                    raise
 
     def check(self, topics: Sequence[Wanted]) -> list[str]:
         """Return one sentence for everything about ``topics`` that is not as it should be.

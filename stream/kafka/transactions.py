@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,6 +50,11 @@ class Transactions:
         self._producer: Any = None
         self._library = load()
         self._logger = structlog.get_logger(__name__)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a producer; without one the next write makes a new one, which shuts out all others."""
+        return self._producer is not None
 
     def ready(self) -> None:
         """Connect, and settle what an earlier producer of this id left open.
@@ -160,8 +166,10 @@ class Transactions:
         if self._producer is None:
             return
         producer, self._producer = self._producer, None
-        producer.purge(in_queue=True, in_flight=True, blocking=False)
-        producer.poll(0)
+        # A producer that the brokers have shut out for good raises that here once more.
+        with contextlib.suppress(self._library.KafkaException):
+            producer.purge(in_queue=True, in_flight=True, blocking=False)
+            producer.poll(0)
 
 
 def _says(error: Exception, what: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.redaction.engine import Engine
+from collector.redaction.engine import Engine, Redacted
 from collector.redaction.policy import built_in_rules, forms
 from collector.redaction.rule import Rule
 
@@ -26,6 +26,14 @@ def test_examples_in_every_form(engine: Engine, rule: Rule) -> None:
             assert rule.name in engine.entities_in(form), form
             output, _ = engine.redact(form)
             assert engine.redact(output) == (output, ())
+
+
+@pytest.mark.parametrize("hint", ["", "user.phone"])
+@pytest.mark.parametrize("between", [" ", ", "])
+def test_long_lists_are_redacted_and_not_refused(engine: Engine, between: str, hint: str) -> None:
+    texts = [between.join([example] * 60).encode() for rule in RULES for example in rule.must_match]
+    found = engine.redact_batch(texts, [hint] * len(texts))
+    assert {index: str(result) for index, result in found.items() if not isinstance(result, Redacted)} == {}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +78,12 @@ def test_context_does_not_reach_far(engine: Engine) -> None:
     assert engine.redact("NHS " + "and so on " * 6 + "9434765870")[1] == ()
 
 
+@pytest.mark.parametrize("between", ["", " and nothing more" * 9])
+def test_the_last_word_of_a_text_announces(engine: Engine, between: str) -> None:
+    text = f"MRN unknown{between}, patient id: P-884213 and{between} medicare pays"
+    assert engine.redact(text) == (text.replace("P-884213", "[MEDICAL_ID]"), ("MEDICAL_ID",))
+
+
 def test_many_keys_are_remembered_and_forgotten(engine: Engine) -> None:
     document = {f"key{number}": "03/14/1985" for number in range(9000)} | {"dob": "03/14/1985"}
     output, entities = engine.redact(json.dumps(document))
@@ -78,7 +92,7 @@ def test_many_keys_are_remembered_and_forgotten(engine: Engine) -> None:
 
 
 def test_the_page_names_every_entity() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "collector.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "redaction.md").read_text()
     assert [rule.name for rule in RULES if f"`{rule.name}`" not in page] == []
 
 
@@ -102,3 +116,24 @@ def test_no_part_of_a_long_secret_stays(engine: Engine, length: int) -> None:
         output, _ = engine.redact(text)
         assert output.endswith("[SECRET] end")
     assert engine.redact(secret, hint="client_secret")[0] == "[SECRET]"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("17,4111111111111111,12", "17,[CARD],12"),
+        ("4111111111111111,536-90-4399", "[CARD],[US_SSN]"),
+        ("52.96.114.195,10.138.194.224,1.2.3", "[IPV4],[IPV4],1.2.3"),
+        ("7,+14155552671,9", "7,[PHONE],9"),
+        ("7,415.555.2671,203.0.113.7", "7,[PHONE],[IPV4]"),
+        ("mrn 00123456,415", "mrn [MEDICAL_ID],415"),
+        # Numbers as people write them stay whole.
+        ("0,4111111111111111", "0,4111111111111111"),
+        ("1.234.123.200,50 EUR", "1.234.123.200,50 EUR"),
+        ("tfn 1,123,456,782", "tfn 1,123,456,782"),
+    ],
+)
+def test_the_fields_of_a_table_are_told_from_the_parts_of_a_number(
+    engine: Engine, text: str, expected: str
+) -> None:
+    assert engine.redact(text)[0] == expected

@@ -282,7 +282,7 @@ def test_a_sender_that_leaves_does_not_break_the_books(start: Any) -> None:
 def test_a_missing_certificate_is_a_start_error(start: Any, tmp_path: Path) -> None:
     tls = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
     for section in ("grpc", "http"):
-        with pytest.raises(StartError, match=rf"collector\.{section}\.tls"):
+        with pytest.raises(StartError, match=rf"collector\.{section}\.tls: .*\.pem"):
             start(**{section: {"port": 0, "tls": tls}})
 
 

@@ -313,3 +313,16 @@ def test_an_index_bomb_of_keys_stays_within_bounds() -> None:
         ingested = made.traces(request_of(bomb))
         assert ingested.accepted == 1
         assert len(spans_in(ingested)[0].attributes) == 5000
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_resource_without_spans_is_not_passed_on_unread(engine: Engine, partitions: int) -> None:
+    request = request_of(span())
+    request.resource_spans.add().resource.attributes.add(
+        key="mail"
+    ).value.string_value = "jane.doe@example.com"
+    request.resource_spans[0].scope_spans.add().scope.name = "jane.doe@example.com"
+    ingested = Ingest(engine=engine, partitions=partitions).traces(request)
+    assert ingested.accepted == 1
+    assert len(spans_in(ingested)) == 1
+    assert all(b"jane.doe" not in output.value for output in ingested.outputs)

@@ -152,7 +152,7 @@ def test_own_rule_with_context_and_validator() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pattern": "(?<=x)y"}, "RE2 does not accept"),
+        ({"pattern": "(?<=x)y"}, "RE2 does not accept the pattern: [a-z]"),
         ({"must_match": ["nothing here"]}, "EMPLOYEE_ID misses example 1 of must_match"),
         (
             {"must_not_match": ["fine", "EMP-123456"]},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,8 @@ import pytest
 
 from drift.settings import DriftSettings, RolloutSettings, UnitSettings
 from drift.stage import DriftStage
+from drift.units import UnitTable
+from drift.windows import WindowTable
 from stream.records import (
     TOPIC_SCORES,
     TOPIC_VERDICTS,
@@ -26,6 +28,16 @@ from stream.stage import Batch, Record, Result
 T0 = 1_700_000_000_000_000_000 // 60_000_000_000 * 60_000_000_000
 LEVELS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 SHARES = np.array([0.03, 0.05, 0.12, 0.30, 0.50])
+
+
+def applied(state: dict[str, bytes], saved: Mapping[str, bytes | None]) -> dict[str, bytes]:
+    """Save as a log would, and return ``state``."""
+    for key, value in saved.items():
+        if value is None:
+            state.pop(key, None)
+        else:
+            state[key] = value
+    return state
 
 
 class Feed:
@@ -47,16 +59,38 @@ class Feed:
 
     def feed(self, records: Sequence[Record]) -> Result:
         result = self.stage.process(Batch(records, 0))
-        for (_, key), value in result.state.items():
-            if value is None:
-                self.state.pop(key, None)
-            else:
-                self.state[key] = value
+        applied(self.state, {key: value for (_, key), value in result.state.items()})
         for name, by in result.counters.items():
             self.counters[name] = self.counters.get(name, 0) + by
         self.outputs += result.outputs
         self.rejects += result.rejects
         return result
+
+    def remembered(self) -> dict[str, Any]:
+        """What the saved state holds: values without the offset they were saved at, and for journals the units that are open.
+
+        How a journal is cut depends on the batches, what it says does not.
+        """
+        values = {key: value[8:] for key, value in self.state.items()}
+        found: dict[str, Any] = {
+            key: value
+            for key, value in values.items()
+            if not key.removeprefix("operations/").startswith(("units/", "watch-units/", "pane/", "windows"))
+        }
+        for lane in ("", "operations/"):
+            ours = {key.removeprefix(lane): value for key, value in values.items() if key.startswith(lane)}
+            windows = WindowTable(self.settings)
+            windows.restore(ours)
+            panes = {key: value for key, value in ours.items() if key.startswith(("pane/", "windows"))}
+            found[f"{lane}windows"] = applied(panes, windows.save())
+            for kind in ("", "watch-"):
+                table = UnitTable(self.settings.units, kind)
+                table.restore({key: value for key, value in ours.items() if key.startswith(f"{kind}units/")})
+                units: list[Any] = []
+                while (end := table.next_end(2**63)) is not None:
+                    units += table.close(end)
+                found[f"{lane}{kind}units"] = units
+        return found
 
     @property
     def verdicts(self) -> list[Verdict]:

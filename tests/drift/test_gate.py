@@ -212,6 +212,32 @@ def test_a_clearly_better_candidate_is_promoted_once() -> None:
     assert sum(f.promote for f in findings) == 1
 
 
+def test_a_promotion_rests_on_what_every_rubric_is_now() -> None:
+    """One rubric falls in the very minute in which the other one is proven; it is judged later in that minute."""
+
+    def until(bad_from: int) -> list[list[Finding]]:
+        rng = np.random.default_rng(115)
+        rollout = Rollout(rubrics=["first", "second"])
+        minutes: list[list[Finding]] = []
+        for minute in range(30):
+            units = []
+            for rubric, low in (("first", 0.58), ("second", 1.0 if minute < bad_from else 0.0)):
+                units += rollout.units("v1", rng.uniform(0.5, 0.8, 45), rubric=rubric)
+                units += rollout.units("v2", rng.uniform(low, low + 0.3, 5).clip(0, 1), rubric=rubric)
+            minutes.append(rollout.step(units))
+        return minutes
+
+    promoted = next(place for place, found in enumerate(until(99)) if any(one.promote for one in found))
+    falls = [until(promoted - earlier) for earlier in range(8)]
+    (minutes, *_) = [
+        minutes
+        for minutes in falls
+        if minutes[promoted - 1][1].state == "non_inferior" != minutes[promoted][1].state
+    ]
+    assert minutes[promoted][0].state == "non_inferior"
+    assert not any(one.promote for one in minutes[promoted])
+
+
 def test_a_changed_judge_starts_the_evidence_anew(streams: Any) -> None:
     rng = np.random.default_rng(111)
     rollout = Rollout(min_units=40)
@@ -233,6 +259,16 @@ def test_arms_with_different_judges_are_not_compared(streams: Any) -> None:
         findings += rollout.step(rollout.units("v1", streams.draw(rng, 45)) + ours)
     assert findings[-1].state == "judge_changed"
     assert findings[-1].evidence.pairs == 0
+
+
+@pytest.mark.parametrize("ours", [5, 45])
+def test_it_is_told_that_the_arms_have_different_judges_whichever_has_more_units(ours: int) -> None:
+    rollout = Rollout()
+    for _ in range(30):
+        candidate = rollout.units("v2", [0.8] * ours, evaluator="judge 2")
+        (finding,) = rollout.step(rollout.units("v1", [0.8] * (50 - ours)) + candidate)
+    assert finding.state == "judge_changed"
+    assert finding.evidence.pairs == 0
 
 
 def test_a_wrong_split_blocks_the_rollback(streams: Any) -> None:
@@ -270,7 +306,7 @@ def test_one_rubric_among_several_needs_more_evidence_unless_others_agree(stream
     rng = np.random.default_rng(116)
     alone = Rollout(rubrics=["quality", "tone", "style"])
     finding = list(alone.minutes(streams, rng, 8))[-1]
-    bar = 1 / 0.025
+    bar = 1 / (0.04 * 0.45)  # what error_rate leaves of alpha, without the share for late changes
     assert finding.evidence.e_threshold == pytest.approx(
         3 * bar - 2, rel=0.01
     )  # the others have e-value 1: they were never scored

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drift.settings import UnitSettings
-from drift.units import ClosedUnit, Entry, UnitTable
+from drift.units import ClosedUnit, Entry, Unit, UnitTable
 
 S = 1_000_000_000
 
@@ -67,6 +68,22 @@ def test_a_session_that_comes_back_is_not_counted_twice() -> None:
     assert add(units, 301) == "opened"
 
 
+def test_a_session_that_is_taken_for_new_closes_at_its_own_time_as_after_a_restart() -> None:
+    """The first score moved its end back, so it was due twice; the later time must not end the session that follows."""
+    units = table(remember=10)
+    add(units, 200)
+    add(units, 50)
+    assert [unit.end for unit in close_until(units, 70)] == [50 * S]
+    units.forget(80 * S)
+    state: dict[str, bytes] = {}
+    assert add(units, 205, arm="v2") == "opened"
+    apply(state, units.save())
+    again = table(remember=10)
+    again.restore(state)
+    assert close_until(units, 212) == close_until(again, 212) == []
+    assert [unit.end for unit in close_until(units, 300)] == [205 * S]
+
+
 def test_a_session_seen_in_two_arms_is_marked() -> None:
     units = table()
     add(units, 100)
@@ -99,6 +116,48 @@ def test_numbers_of_units_and_of_scores_are_bounded() -> None:
     units.forget(int(1041 * S))
     saved = units.save()
     assert sum(1 for key, value in saved.items() if key.startswith("closed/") and value) <= 5
+
+
+def apply(state: dict[str, bytes], saved: dict[str, bytes | None]) -> int:
+    """Save, and return how many bytes were written."""
+    for name, raw in saved.items():
+        if raw is None:
+            state.pop(name, None)
+        else:
+            state[name] = raw
+    return sum(len(raw or b"") for raw in saved.values())
+
+
+def test_open_units_saved_one_by_one_as_earlier_versions_did_are_taken_over() -> None:
+    entries = [entry(100, 0.2), entry(105, 0.8)]
+    old = Unit(7, "scope", "v1", S, 10 * S, 100 * S, 105 * S, True, False, entries)
+    state = {"unit/0000000000000007": msgspec.msgpack.encode(old)}
+    units = table()
+    units.restore(state)
+    add(units, 106, 0.5, key=8)
+    apply(state, units.save())
+    assert [key for key in state if key.startswith("unit/")] == []
+    again = table()
+    again.restore(state)
+    closed = close_until(again, 200)
+    assert [(unit.key, unit.means["quality"][1].value) for unit in closed] == [(7, 0.5), (8, 0.5)]
+
+
+def test_a_session_with_many_scores_costs_no_more_per_score_than_one_with_few() -> None:
+    units, state, written = table(idle=10_000, max=100_000, max_scores=10_000), {}, []
+    for turn in range(200):
+        for key in range(50):
+            add(units, 100 + turn, key=key)
+        written.append(apply(state, units.save()))
+    assert sum(written[100:]) <= 1.5 * sum(written[:100])
+    assert sum(written) < 300 * 200 * 50
+    assert sum(map(len, state.values())) < 600 * 200 * 50
+    again = table(idle=10_000, max=100_000, max_scores=10_000)
+    again.restore(state)
+    assert close_until(again, 200_000) == close_until(units, 200_000)
+    again.forget(300_000 * S)
+    apply(state, again.save())
+    assert state == {}
 
 
 @given(

@@ -70,9 +70,25 @@ def test_a_person_approves_the_rollback(
     (incident,) = wait_until(waiting, "an incident", 60)
     assert counting_gateway.calls == []
     wait_until(lambda: _gate(process)["verdict"] == "fail", "the gate to fail")
-    process.run("incidents", "ack", incident["incident_id"])
-    assert process.run("incidents", "approve", "f" * 32, check=False).returncode == 1
-    process.run("incidents", "approve", incident["incident_id"])
+    this = incident["incident_id"]
+    process.run("incidents", "ack", this)
+    unknown = process.run("incidents", "approve", "f" * 32, check=False)
+    assert unknown.returncode == 1
+    assert unknown.stderr == f"driftgate: unknown_incident: there is no incident {'f' * 32}\n"
+    process.run("incidents", "silence", this, "--for", "2h", "--comment", "load test")
+    assert process.run("incidents", "silence", this, "--for", "soon", check=False).returncode == 2
+    assert "load test" in process.run("incidents", "show", this).stdout
+    process.run("incidents", "silence", this, "--lift")
+    # What messages link to is there.
+    page = urlopen(f"http://127.0.0.1:{process.ports['web']}/incidents/{this}", timeout=10).read().decode()
+    assert "load test" in page
+    process.run("incidents", "kill-switch", "on")
+    stopped = process.run("incidents", "approve", this, check=False)
+    assert "the rollback kill switch is on" in stopped.stderr
+    process.run("incidents", "kill-switch", "off")
+    assert process.run("incidents", "kill-switch").stdout == "the kill switch is off\n"
+    assert counting_gateway.calls == []
+    process.run("incidents", "approve", this)
     wait_until(lambda: len(counting_gateway.effective) == 1, "the call")
     stop.set()
     sender.join(20)
@@ -80,5 +96,8 @@ def test_a_person_approves_the_rollback(
     shown = process.run("incidents", "list").stdout
     assert incident["incident_id"] in shown
     assert "rollback to gateway" in shown
+    process.run("incidents", "resolve", this, "--comment", "we know")
+    assert "resolved" in process.run("incidents", "list").stdout
+    assert process.run("incidents", "undelivered").stdout == "every message was delivered or still waits\n"
     assert counting_gateway.calls == list(counting_gateway.effective)
     assert process.stop() == 0

@@ -229,7 +229,47 @@ def test_silence_becomes_a_verdict_with_a_name(make_process: Callable[..., Proce
     client.close()
     # Nothing more comes: only the heartbeats in the log can tell.
     wait_until(
-        lambda: ("no_data",) in process.sql("SELECT DISTINCT state FROM verdicts WHERE rollout = 'r'"),
+        lambda: (
+            ("no_data",)
+            in process.sql("SELECT DISTINCT state FROM verdicts WHERE rollout = 'r' AND rubric = 'refusal'")
+        ),
         "a verdict that says no_data",
     )
     assert process.status()["ledger"]["heartbeat"]["beats"] >= 1
+
+
+def test_a_start_that_hangs_is_ended_by_asking_again(
+    make_process: Callable[..., Process], tmp_path: Path
+) -> None:
+    """A plug-in that never finishes its import must not leave only SIGKILL."""
+    here = tmp_path / "imported"
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        f"import pathlib, threading\npathlib.Path({str(here)!r}).touch()\nthreading.Event().wait()\n"
+    )
+    process = make_process({"scorers": {"rubrics": [f"{slow}:anything"]}})
+    process.launch()
+    wait_until(here.exists, "the import")
+
+    def ended() -> bool:
+        if process.running():
+            process.interrupt()
+        return not process.running()
+
+    wait_until(ended, "the end")
+    assert process.stop() == 130
+    assert "ended at once: asked twice" in process.said()
+
+
+def test_a_stop_that_takes_too_long_ends(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, os, signal, threading\n"
+        "from driftgate.runtime.signals import until_signal\n"
+        "async def run(stop):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    await asyncio.to_thread(threading.Event().wait)\n"
+        "asyncio.run(until_signal(run, 0.1, 0.1))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "did not stop within 0.1 s" in done.stderr

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kafka_broker import Cluster, KafkaMissing, libraries
+from kafka_broker import Cluster, require_kafka
 
 
 @pytest.fixture(scope="session")
@@ -21,16 +20,6 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
-
-
-def require_kafka() -> None:
-    """Skip, or fail when ``DRIFTGATE_REQUIRE_KAFKA=1``, if no broker can be started here."""
-    try:
-        libraries()
-    except KafkaMissing as error:
-        if os.environ.get("DRIFTGATE_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"DRIFTGATE_REQUIRE_KAFKA=1, but there is no Kafka here: {error}")
-        pytest.skip(f"NOT TESTED WITH KAFKA: {error}; install Java 17 and Maven")
 
 
 @pytest.fixture

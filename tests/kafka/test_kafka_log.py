@@ -140,6 +140,32 @@ def test_rewind_reads_again_from_what_is_committed(make_log: MakeLog) -> None:
     consumer.close()
 
 
+def test_a_stage_that_names_its_offset_again_does_not_step_back_before_markers(make_log: MakeLog) -> None:
+    log = make_log(partitions=1)
+    put(log, Output("otlp_spans", b"v", bytes(16)))
+    consumer = log.consumer("sampler", ["otlp_spans"])
+    join(consumer, 1)
+    (record,) = take(consumer, 1)
+    done = {("otlp_spans", 0): record.offset + 1}
+    consumer.commit([record], Result(commit=done))
+    end = next(item.end for item in log.stats() if item.topic == "otlp_spans")
+    assert end > record.offset + 1, "the transaction left a marker"
+
+    def committed() -> int:
+        return log.committed()["sampler"]["otlp_spans", 0]
+
+    wait_until(lambda: not consumer.poll(10, 0.1) and committed() == end, "the step over it", 20)
+    for _ in range(3):  # ticks: the stage knows of records only
+        consumer.commit([], Result(commit=done))
+        consumer.poll(10, 0.1)
+    assert committed() == end
+    put(log, Output("otlp_spans", b"w", bytes(16)))
+    (second,) = take(consumer, 1)
+    consumer.commit([second], Result(commit={("otlp_spans", 0): second.offset}))  # it still needs the second
+    assert committed() == second.offset
+    consumer.close()
+
+
 def test_idle_keeps_the_place_and_the_records(make_log: MakeLog) -> None:
     log = make_log()
     consumer = log.consumer("drift", ["scores"])

@@ -33,6 +33,16 @@ def test_without_a_name_two_starts_do_not_fence_each_other() -> None:
     assert settings.writer("sampler") != settings.writer("sampler")
 
 
+def test_the_name_of_a_container_comes_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = KafkaSettings.from_url("kafka://a:1/?instance=${env:DRIFTGATE_TEST_NAME}")
+    monkeypatch.setenv("DRIFTGATE_TEST_NAME", "sampler-0")
+    assert settings.writer("sampler") == "sampler-sampler-0"
+    for wrong in ("", "two words"):
+        monkeypatch.setenv("DRIFTGATE_TEST_NAME", wrong)
+        with pytest.raises(ConfigError, match="DRIFTGATE_TEST_NAME"):
+            settings.writer("sampler")
+
+
 def test_the_group_protocol_is_cooperative_or_kip_848() -> None:
     classic = joining(KafkaSettings.from_url("kafka://a:1"), "g")
     assert classic["partition.assignment.strategy"] == "cooperative-sticky"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -13,63 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from confluent_kafka import Consumer, Producer
-from harness import Client, free_port, wait_until
+from confluent_kafka import Producer
+from harness import Client, wait_until
+from kafka_fleet import Fleet, Tail, span_ids
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from traces import request, trace
 
 from driftgate.runtime.worker import Worker
 from stream.kafka.log import KafkaLog
-from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import Topics, wanted
 from stream.stage import Batch, Output, Result
-
-_SAMPLING = {
-    "completion": {"after_root": "300ms", "idle": "2s"},
-    "uniform": {"ratio": 1.0},
-}
-
-
-class Fleet:
-    """Processes of one installation."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.settings = KafkaSettings.from_url(url)
-        self.port = free_port()
-        self.path = folder / "driftgate.yaml"
-        document = {
-            "data": str(folder / "data"),
-            "log": url,
-            "collector": {"grpc": {"port": self.port}, "http": {"enabled": False}},
-            "sampling": _SAMPLING,
-            "web": {"enabled": False},
-        }
-        self.path.write_text(yaml.safe_dump(document))
-        self._output = folder / "output.log"
-        self.children: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start one process."""
-        with self._output.open("ab") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "driftgate", *arguments, "-c", str(self.path)],
-                stdout=output,
-                stderr=output,
-            )
-        self.children.append(child)
-        return child
-
-    def said(self) -> str:
-        """Return the end of what they said."""
-        return self._output.read_text(errors="replace")[-3000:]
-
-    def stop(self) -> None:
-        """End them all."""
-        for child in self.children:
-            if child.poll() is None:
-                child.kill()
-            child.wait(10)
 
 
 @pytest.fixture
@@ -79,41 +30,6 @@ def fleet(make_url: Callable[..., str], tmp_path: Path) -> Iterator[Fleet]:
     Topics(made.settings).create(wanted(made.settings))
     yield made
     made.stop()
-
-
-class Tail:
-    """A plain Kafka client, as anybody would write it: reads a topic from the beginning."""
-
-    def __init__(self, settings: KafkaSettings, topic: str) -> None:
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.brokers,
-                "group.id": f"{settings.prefix}plain",
-                "auto.offset.reset": "earliest",
-                "enable.auto.commit": False,
-            }
-        )
-        self._consumer.subscribe([settings.topic(topic)])
-        self.messages: list[Any] = []
-
-    def read(self) -> list[Any]:
-        """Return everything that has come so far."""
-        self.messages += [message for message in self._consumer.consume(500, 0.2) if not message.error()]
-        return self.messages
-
-    def close(self) -> None:
-        """Close the client."""
-        self._consumer.close()
-
-
-def span_ids(value: bytes) -> list[tuple[str, str]]:
-    """Decode with OpenTelemetry's own classes."""
-    return [
-        (span.trace_id.hex(), span.span_id.hex())
-        for resource in TracesData.FromString(value).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
 
 
 def test_kills_and_a_second_worker_lose_nothing_and_split_no_trace(fleet: Fleet) -> None:
@@ -166,7 +82,7 @@ def test_kills_and_a_second_worker_lose_nothing_and_split_no_trace(fleet: Fleet)
     assert set(traces) == set(sent)
     assert max(traces.values()) == 1, "a trace was decided in two parts"
     log = KafkaLog(fleet.settings)
-    wait_until(lambda: log.counters()["sampler"].get("spans_pending") == 0, "nothing pending", 20)
+    wait_until(lambda: log.counters()["sampler"].get("spans_pending", 0) == 0, "nothing pending", 20)
     ledger = log.counters()
     assert ledger["collector"]["spans_published"] == 3 * len(sent) == ledger["sampler"]["spans_in"]
     assert ledger["sampler"]["spans_kept"] == 3 * len(sent)
@@ -255,6 +171,7 @@ def test_poison_becomes_a_dead_letter_alone_and_the_state_is_brought_back(fleet:
     assert sorted(m.value() for m in verdicts.messages) == [b"a", b"b", b"c", b"d"]
     assert sorted(stage.sums.values()) == [0, 4]
     assert log.counters()["drift"] == {"scores_in": 4, "poisoned": 1, "rejects": 1}
+    assert worker.counted == {"scores_in": 4, "poisoned": 1}
     letters = Tail(fleet.settings, "dead_letters")
     wait_until(letters.read, "the dead letter", 20)
     letters.close()

@@ -103,6 +103,16 @@ def test_poison_becomes_a_dead_letter_alone_and_its_neighbours_pass(log: SqliteL
     assert log.counters()["doubler"] == {"values": 3, "poisoned": 1, "rejects": 1}
 
 
+def test_a_stage_that_lingers_does_not_do_so_while_it_looks_for_the_record_at_fault(log: SqliteLog) -> None:
+    def trouble(values: list[bytes]) -> None:
+        if b"poison" in values:
+            raise KeyError("bug")
+
+    _append(log, *(b"%d" % number for number in range(20)), b"poison")
+    _run(log, Doubler(trouble), lambda: log.ends().get("dead_letters") == 1, linger=30.0)
+    assert log.ends()["out"] == 20
+
+
 class Holder(Doubler):
     """Still needs its first record: an undecided trace."""
 
@@ -113,6 +123,23 @@ class Holder(Doubler):
         result.outputs = []
         result.commit = {("in", 0): 0}
         return result
+
+
+def test_poison_is_found_however_much_the_stage_still_holds_before_it(log: SqliteLog) -> None:
+    """Every failure reads again from the oldest record held: the search must get as far as the batch that failed."""
+
+    def trouble(values: list[bytes]) -> None:
+        if b"poison" in values:
+            raise KeyError("bug")
+
+    _append(log, *(b"%d" % number for number in range(20)), b"poison", b"later")
+    runner = _run(
+        log,
+        Holder(trouble),
+        lambda: log.counters().get("holder", {}).get("poisoned") == 1 and log.ends()["dead_letters"] == 1,
+        max_records=3,
+    )
+    assert runner.status.state == "stopped"
 
 
 def test_poison_does_not_let_go_of_what_the_stage_still_holds(log: SqliteLog) -> None:
@@ -127,6 +154,37 @@ def test_poison_does_not_let_go_of_what_the_stage_still_holds(log: SqliteLog) ->
     _append(log, b"held", b"poison", b"later")
     _run(log, Holder(trouble), lambda: log.counters().get("holder", {}).get("poisoned") == 1)
     assert log.committed()["holder"] == {("in", 0): 0}
+
+
+def _poison(values: list[bytes]) -> None:
+    if b"poison" in values:
+        raise KeyError("bug")
+
+
+def test_poison_at_the_end_leaves_no_lag(log: SqliteLog) -> None:
+    _append(log, b"first", b"poison")
+    _run(log, Doubler(_poison), lambda: log.committed().get("doubler") == {("in", 0): 2})
+    assert _topic(log, "out", "c") == [b"firstfirst"]
+
+
+def test_poison_that_is_read_again_after_a_restart_is_no_second_dead_letter(log: SqliteLog) -> None:
+    class Later(Holder):
+        """Lets go of its first record once it has seen the third."""
+
+        def process(self, batch: Batch) -> Result:
+            result = super().process(batch)
+            if any(record.offset == 2 for record in batch.records):
+                result.commit = {("in", 0): 1}  # the offset of the record at fault
+            return result
+
+    _append(log, b"held", b"poison")
+    for _ in range(2):
+        runner = _run(log, Later(_poison), lambda: log.counters().get("holder", {}).get("poisoned") == 1)
+        assert runner.status.state == "stopped"
+    _append(log, b"last")
+    _run(log, Later(_poison), lambda: log.committed()["holder"] == {("in", 0): 2})
+    assert log.counters()["holder"]["poisoned"] == 1
+    assert _topic(log, "dead_letters", "c") == [b"poison"]
 
 
 def test_a_stage_that_waits_commits_nothing_says_so_and_goes_on(log: SqliteLog) -> None:
@@ -200,8 +258,8 @@ def test_the_ledger_notices_what_does_not_add_up() -> None:
         },
         "drift": {"scores_in": 6, "scores_used": 4, "scores_excluded.skipped": 2, "heartbeats": 1},
     }
-    offsets = {"scorer": {("traces.sampled", 0): 2}, "drift": {("scores", 0): 7}}
-    assert all(line.balanced for line in balance(sound, offsets))
+    handled = {("scorer", "traces.sampled"): 2, ("drift", "scores"): 7}
+    assert all(line.balanced for line in balance(sound, handled))
     for group, name in [
         ("collector", "spans_published"),
         ("sampler", "spans_kept"),
@@ -212,4 +270,4 @@ def test_the_ledger_notices_what_does_not_add_up() -> None:
     ]:
         wrong = {key: dict(value) for key, value in sound.items()}
         wrong[group][name] += 1
-        assert not all(line.balanced for line in balance(wrong, offsets)), (group, name)
+        assert not all(line.balanced for line in balance(wrong, handled)), (group, name)

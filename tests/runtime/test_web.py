@@ -17,6 +17,17 @@ from stream.secret import Secret
 
 TOKEN = "admin-" + "token"
 
+INCIDENT: dict[str, Any] = {
+    "incident_id": "i1", "state": "firing", "resolution": "", "severity": "page", "tenant": "default",
+    "rollout": "r", "route": "<script>alert(1)</script>", "incumbent": "v1", "candidate": "v2",
+    "opened_at": 1_700_000_000_000_000_000, "resolved_at": 0, "acknowledged_at": 0, "acknowledged_by": "",
+    "silenced_until": 0, "silenced_by": "", "verdict_id": "ab12", "summary": "v2 is <b>bad</b>",
+    "conditions": [
+        {"rubric": "refusal", "state": "regressed", "severity": "page", "since": 1, "reason": "0.5 below"}
+    ],
+    "rollbacks": [], "messages": [], "history": [],
+}  # fmt: skip
+
 
 class Desk:
     """Remembers what was asked for."""
@@ -24,9 +35,33 @@ class Desk:
     def __init__(self) -> None:
         self.done: list[tuple[str, str, str]] = []
         self.verdict = "inconclusive"
+        self.stopped_by = ""
 
     def incidents(self) -> list[dict[str, Any]]:
         return [{"incident_id": "i1"}]
+
+    def incident(self, incident_id: str) -> dict[str, Any]:
+        if incident_id != "i1":
+            raise Permanent("unknown_incident", "there is none")
+        return INCIDENT
+
+    def silence(self, incident_id: str, seconds: float, who: str, comment: str) -> None:
+        self.done.append((f"silence {seconds:g} {comment}", incident_id, who))
+
+    def resolve(self, incident_id: str, who: str, comment: str) -> None:
+        self.done.append((f"resolve {comment}", incident_id, who))
+
+    def kill_switch(self) -> dict[str, Any]:
+        return {"on": bool(self.stopped_by), "by": self.stopped_by, "configured": False}
+
+    def set_kill_switch(self, on: bool, who: str) -> None:
+        self.stopped_by = who if on else ""
+
+    def given_up(self) -> list[dict[str, Any]]:
+        return [{"message_id": "m1"}]
+
+    def send_again(self, message_id: str) -> None:
+        self.done.append(("resend", message_id, ""))
 
     def acknowledge(self, incident_id: str, who: str) -> None:
         if incident_id != "i1":
@@ -127,3 +162,56 @@ def test_a_failing_stage_is_not_ready_and_named() -> None:
         assert 'driftgate_stage_lag{stage="sampler"} 3.0' in metrics
 
     _serve(work, _status("failing"))
+
+
+def test_people_act_on_incidents_over_http() -> None:
+    async def work(session: aiohttp.ClientSession, base: str, desk: Desk) -> None:
+        async def post(path: str, **body: Any) -> int:
+            return (await session.post(base + path, json={"who": "ada", **body})).status
+
+        assert await post("/v1/incidents/i1/silence", seconds=3600, comment="load test") == 200
+        assert await post("/v1/incidents/i1/silence", seconds=-1) == 400
+        assert await post("/v1/incidents/i1/silence") == 400
+        assert await post("/v1/incidents/i1/resolve", comment="known") == 200
+        assert await post("/v1/notifications/m1/replay") == 200
+        assert desk.done == [
+            ("silence 3600 load test", "i1", "ada"),
+            ("resolve known", "i1", "ada"),
+            ("resend", "m1", ""),
+        ]
+        assert await post("/v1/kill-switch") == 400
+        assert await post("/v1/kill-switch", on=True) == 200
+        assert (await (await session.get(base + "/v1/kill-switch")).json())["by"] == "ada"
+        assert (await (await session.get(base + "/v1/incidents/i1")).json())["candidate"] == "v2"
+
+    _serve(work)
+
+
+def test_pages_show_data_as_text_and_take_a_browsers_password_for_reading_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ADMIN_TOKEN", TOKEN)
+
+    async def work(session: aiohttp.ClientSession, base: str, desk: Desk) -> None:
+        browser = {"Authorization": aiohttp.encode_basic_auth("anybody", TOKEN)}
+        asked = await session.get(base + "/incidents/i1")
+        assert asked.status == 401
+        assert asked.headers["WWW-Authenticate"].startswith("Basic ")
+        assert (
+            await session.get(base + "/", headers={"Authorization": aiohttp.encode_basic_auth("a", "b")})
+        ).status == 401
+        page = await session.get(base + "/incidents/i1", headers=browser)
+        text = await page.text()
+        assert page.status == 200
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert "refusal" in text
+        assert "v2 is &lt;b&gt;bad&lt;/b&gt;" in text
+        assert "<script" not in text
+        assert (await session.get(base + "/incidents/nope", headers=browser)).status == 404
+        assert "sampler" in await (await session.get(base + "/", headers=browser)).text()
+        # A password that a browser sends by itself must not act, and a page elsewhere could make it post.
+        act = await session.post(base + "/v1/incidents/i1/ack", headers=browser, json={})
+        assert act.status == 401
+        assert desk.done == []
+
+    _serve(work, token=Secret("${env:ADMIN_TOKEN}"))

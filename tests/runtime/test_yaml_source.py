@@ -36,6 +36,10 @@ def test_no_file_gives_defaults_that_listen_on_loopback_only() -> None:
         ("web:\n  port: eighty\n", "line 2: `web.port`: "),
         ("web:\n  port: 99999\n", "line 2: `web.port`: "),
         ("web:\n  token: plain-text-secret\n", "line 2: `web.token`: a secret is given by reference"),
+        (
+            "alerts:\n  channels:\n    - type: slack\n      url: https://hooks.example/x\n",
+            "line 4: `alerts.channels.0.url`: a secret is given by reference",
+        ),
         ("web:\n  host: 0.0.0.0\n", "line 1: `web`: listening on 0.0.0.0 needs a token"),
         ("query:\n  host: 0.0.0.0\n", "line 1: `query`: listening on 0.0.0.0 needs a token"),
         ("log: redis://localhost\n", "line 1: `log`"),

@@ -47,5 +47,8 @@ def test_cites_source() -> None:
 def test_wrong_options_are_refused() -> None:
     """The error names the rubric, the option and what is wrong with it."""
     use = {"use": "examples/scorers/cites_source.py:CitesSource", "options": {"min_word": 4}}
-    with pytest.raises(ConfigError, match=r"scorers\.rubrics\[0\].*min_word: Extra inputs"):
+    with pytest.raises(
+        ConfigError,
+        match=r"scorers\.rubrics\[0\].*min_word: unknown option; it takes the options .*min_words",
+    ):
         ScorerStage(ScorersSettings.model_validate({"rubrics": [use]}), ROOT)

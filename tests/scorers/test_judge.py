@@ -146,6 +146,49 @@ def test_retry_after_may_be_a_date() -> None:
         assert reasons(ask(Judge(settings(model)), "a")) == ["judge_blocked:unavailable"]
 
 
+@pytest.mark.parametrize("wait", ["inf", "1e400", "99999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_an_endpoint_cannot_block_a_judge_for_ever(wait: str) -> None:
+    """A wait without end, or of thousands of years, is one of a day."""
+    with ScriptedJudge(Fault(429, retry_after=wait), default=5) as model:
+        judge = Judge(settings(model))
+        assert reasons(ask(judge, "a")) == ["judge_blocked:rate_limited"]
+        assert judge.status().blocked_until_unix_nano == NOW + DAY_NS
+        assert reasons(ask(judge, "a", at=NOW + DAY_NS)) == [""]
+
+
+def test_usage_below_nothing_earns_no_money() -> None:
+    """An endpoint that tells negative tokens does not fill the budget up again."""
+    with ScriptedJudge(default=5, prompt_tokens=-5_000, completion_tokens=20) as model:
+        judge = Judge(settings(model, **PRICES))
+        (score,) = ask(judge, "a")
+        assert isinstance(score, Score)
+        assert (score.input_tokens, score.output_tokens, score.cost_usd) == (0, 20, pytest.approx(0.02))
+        assert judge.status().spent_usd_today == pytest.approx(0.02)
+
+
+def test_what_was_paid_before_a_block_is_told() -> None:
+    """The first of two samples was paid for: a record that says so is what the budget is rebuilt from."""
+    with ScriptedJudge(5, Fault(401)) as model:
+        judge = Judge(settings(model, samples=2, **PRICES))
+        (answer,) = ask(judge, "a")
+        assert isinstance(answer, Failed)
+        assert (answer.reason, answer.cost_usd) == ("judge_blocked:auth", pytest.approx(0.12))
+        assert judge.status().blocked == "auth"
+
+
+def test_a_clock_that_was_days_ahead_is_put_right() -> None:
+    """The money of the wrong day, and a block until its end, do not outlive the correction."""
+    with ScriptedJudge(default=5) as model:
+        judge = Judge(settings(model, budget_usd_per_day=0.25, max_output_tokens=16, **PRICES))
+        wrong = NOW + 400 * DAY_NS
+        ask(judge, "a", "b", "c", at=wrong)
+        assert judge.status().blocked == "budget"
+        judge.tick(wrong - 3600 * 10**9)  # a little back is no correction
+        assert judge.status().blocked == "budget"
+        judge.tick(NOW)
+        assert (judge.status().blocked, judge.status().spent_usd_today) == ("", 0.0)
+
+
 @pytest.mark.parametrize(
     ("fault", "why"),
     [

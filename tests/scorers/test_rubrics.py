@@ -210,6 +210,17 @@ def test_tool_calls() -> None:
     assert score(good, tools=[]) == "no_tool_definitions"
     unusable = ToolDefinition("weather", "", {"type": 7})
     assert score(good, tools=[unusable]) == (1, "valid")
+    # All checks of one interaction share their steps: the last calls are judged by their names.
+    names = [f"n{number}" for number in range(10_000)]
+    heavy = ToolDefinition("heavy", "", {"properties": {"of": {"items": {"enum": names}}}})
+    checked, left, bad = (
+        ToolCall("heavy", arguments={"of": ["x"] * 15}),
+        good,
+        ToolCall("weather", arguments={}),
+    )
+    assert score(checked, bad, tools=[WEATHER, heavy]) == (0, "invalid")
+    value, label = score(checked, checked, bad, left, tools=[WEATHER, heavy])
+    assert (value, label) == (0.75, "invalid")
 
 
 def test_schemas_of_strangers_are_harmless() -> None:
@@ -229,6 +240,39 @@ def test_schemas_of_strangers_are_harmless() -> None:
         Schema({"pattern": "(?=a)"}).problem("a")
     with pytest.raises(SchemaUnusable, match="patternProperties"):
         Schema({"patternProperties": {"^(a+)+$": {}}})
+
+
+LONG = [f"a{number}" for number in range(30_000)]
+LARGE: list[Any] = list(range(100_000))
+
+
+@pytest.mark.parametrize(
+    ("schema", "instance"),
+    [
+        ({"items": {"enum": [f"b{number}" for number in range(10_000)]}}, LONG),
+        ({"anyOf": [{"type": "string"}] * 1_000}, LARGE),  # each error repeats all of it
+        ({"items": True, "unevaluatedItems": False}, LARGE),
+    ],
+)
+def test_checks_that_would_take_hours_are_given_up(schema: dict[str, Any], instance: Any) -> None:
+    """Nobody waits for a check whose steps are the product of a large schema and a large instance."""
+    with pytest.raises(SchemaUnusable, match="steps"):
+        Schema(schema).problem(instance)
+
+
+def test_items_that_must_differ_are_compared_in_linear_time() -> None:
+    """Also where they cannot be sorted, in instances and in schemas; equal is what JSON Schema says."""
+    differ = Schema({"uniqueItems": True})
+    assert differ.problem([1, *LONG]) == ""
+    assert differ.problem([1, *LONG, "a7"]) == "$: uniqueItems"
+    assert differ.problem([1, True, "1", 0, False, None, [], {}, [1], [True]]) == ""
+    assert differ.problem([{"a": [1, 2]}, {"a": [1.0, 2]}]) == "$: uniqueItems"
+    old = {"$schema": "http://json-schema.org/draft-04/schema#", "enum": [1, *LONG[:20_000]]}
+    assert Schema(old).problem("a19999") == ""
+    with pytest.raises(SchemaUnusable, match="not a valid"):
+        Schema({**old, "enum": [1, "a", 1]})
+    # What is large and plain is still checked.
+    assert Schema({"items": {"type": "integer", "minimum": 0}}).problem(LARGE[:60_000]) == ""
 
 
 DOCUMENT = Document(

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from scorers.answers import settled
 from scorers.api import Failed, Score, Skipped, scorer
@@ -126,6 +127,40 @@ def test_the_same_trace_gives_the_same_records(stage: Any, make_span: Any, make_
     assert not {one.score_id for one in scores(first)} & {one.score_id for one in scores(other)}
 
 
+@pytest.mark.parametrize("restored", [False, True])
+def test_the_first_late_part_that_holds_an_interaction_is_scored_where_nothing_else_was(
+    stage: Any, make_span: Any, make_traces: Any, restored: bool
+) -> None:
+    """An application's other spans may be there long before the answer of the model."""
+    state: dict[str, bytes] = {}
+    one = stage()
+    one.assign(0, state)
+
+    def handle(traces: Any, offset: int, **headers: str) -> Result:
+        nonlocal one
+        result = one.process(Batch([record(traces, offset, **headers)], START))
+        for (_, key), value in result.state.items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+        if restored:
+            one = stage()
+            one.assign(0, state)
+        assert balanced(result)
+        return result
+
+    empty = handle(make_traces(make_span({"http.route": "/cleanup"})), 0)
+    still = handle(make_traces(make_span({"http.route": "/cleanup"})), 1, late="1")
+    found = handle(make_traces(make_span(chat())), 2, late="1")
+    again = handle(make_traces(make_span(chat("And more."))), 3, late="1")
+    assert [len(scores(result)) for result in (empty, still, found, again)] == [0, 0, 6, 0]
+    assert {score.probability for score in scores(found)} == {0.25}
+    ways = ("traces_without_interaction", "late_traces", "traces_scored", "late_traces")
+    results = (empty, still, found, again)
+    assert [result.counters.get(way) for result, way in zip(results, ways, strict=True)] == [1] * 4
+
+
 def test_every_way_a_trace_can_go(stage: Any, make_span: Any, make_traces: Any) -> None:
     """Scored, late, without anything to score, our own, undecodable: each is counted, none is lost."""
     good = make_traces(make_span(chat()))
@@ -176,7 +211,7 @@ def test_wrong_clocks_do_not_move_event_time(stage: Any, make_span: Any, make_tr
 
 PLUGINS = """
 import asyncio, sys, threading
-from scorers.api import Score, Scorer, Skipped, scorer
+from scorers.api import Failed, Score, Scorer, Skipped, scorer
 
 class Words(Scorer):
     name = "words"
@@ -213,6 +248,14 @@ def strange(interaction): return {"score": 1}
 def unmapped(interaction): return Score(label="purple")
 def surrogate(interaction): return Score(1, "\\ud800", "x" * 10_000)
 def endless(interaction): return Score(reason_of := 1.0, cost_usd=float("inf"))
+def enormous(interaction): return 10**400
+def dear(interaction): return Score(1, cost_usd=10**400, input_tokens=10**400)
+def numbered(interaction): return Score(label=5)
+def lost(interaction): return Failed("lost", "", float("nan"), 2**70, -5)
+async def cancels(interaction): raise asyncio.CancelledError
+class Shy(str):
+    def strip(self): raise RuntimeError
+def shy(interaction): return Score(label=Shy("pass"))
 async def forever(interaction): await asyncio.Event().wait()
 release = threading.Event()
 def hangs(interaction): release.wait()
@@ -245,6 +288,12 @@ def plugins(tmp_path: Path) -> Path:
         ("unmapped", "failed", None, "unmapped_label"),
         ("surrogate", "scored", 1.0, ""),
         ("endless", "scored", 1.0, ""),
+        ("enormous", "failed", None, "out_of_range"),
+        ("dear", "scored", 1.0, ""),
+        ("numbered", "failed", None, "unmapped_label"),
+        ("lost", "failed", None, "lost"),
+        ("cancels", "failed", None, "CancelledError"),
+        ("shy", "failed", None, "RuntimeError"),
         ("forever", "failed", None, "timeout"),
     ],
 )
@@ -282,6 +331,20 @@ def test_a_plugin_that_hangs_is_shut_out(stage: Any, plugins: Path, make_span: A
             break
         threading.Event().wait(0.005)
     assert scores(made.process(batch))[0].reason == "not_applicable"
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_limits_are_numbers(number: float) -> None:
+    """An age without end would be found out by the first record."""
+    for section in (
+        {"max_age": number},
+        {"max_clock_skew": number},
+        {"external": {"csat": {"low": -number}}},
+        {"external": {"csat": {"labels": {"good": number}}}},
+        {"judges": [{"rubric": "toxicity", "model": "m", "budget_usd_per_day": number}]},
+    ):
+        with pytest.raises(ValidationError, match=r"finite|greater"):
+            ScorersSettings.model_validate(section)
 
 
 def test_identity_of_plugins(stage: Any, plugins: Path) -> None:
@@ -388,6 +451,33 @@ def test_scores_of_other_tools(stage: Any, make_span: Any, make_traces: Any) -> 
     assert balanced(result)
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"evaluator.id": "error"},
+        {"evaluator.id": "error", "evaluator.version": "1"},
+        {"evaluator.id": "error/1"},
+        {"evaluator.id": "error", "evaluator.version": "1/gpt-4o/abcdef"},
+    ],
+)
+def test_scores_of_others_never_pass_for_our_own(
+    stage: Any, make_span: Any, make_traces: Any, claim: dict[str, str]
+) -> None:
+    """Whoever sends spans can name a rubric and an evaluator as ours: neither the id nor the identity is ours then."""
+    told = {"name": "error", "score.value": 1.0, "target_span_id": "0000000000000001", **claim}
+    traces = evaluated(make_span, make_traces, told, **{"error.type": "timeout"})
+    given, own = scores(stage("error").process(Batch([record(traces)], START)))
+    assert (given.evaluator.kind, given.value, own.evaluator.kind, own.value) == (
+        "external",
+        1.0,
+        "code",
+        0.0,
+    )
+    assert (given.trace_id, given.span_id) == (own.trace_id, own.span_id)
+    assert given.score_id != own.score_id
+    assert not f"{given.evaluator.identity}/".startswith(f"{own.evaluator.id}/")
+
+
 def test_a_score_told_twice_counts_once(stage: Any, make_span: Any, make_traces: Any) -> None:
     """Some tools emit a span event and a log record; two people's feedback stays two."""
     event = {"name": "relevance", "score.value": 0.5}
@@ -487,6 +577,81 @@ def test_spending_survives_a_restart(stage: Any, make_span: Any, make_traces: An
         assert judge.budget.spent == 0
 
 
+def test_spending_is_that_of_one_judge_whatever_its_settings(
+    stage: Any, make_span: Any, make_traces: Any
+) -> None:
+    """Two judges of one rubric do not count each other's money, and another prompt does not make the day new."""
+    prices = {"input_usd_per_million": 1_000, "output_usd_per_million": 1_000, "backoff": 0}
+    records = [record(make_traces(make_span(chat(f"answer {n}"))), n) for n in range(2)]
+    with ScriptedJudge(default=4) as model:
+        shared = {"rubric": "answer_relevance", "model": "openai/scripted", "api_base": model.url, **prices}
+        judges = [{**shared, "name": "a"}, {**shared, "name": "b", "target": "span"}]
+        result = stage(rubrics=["error"], judges=judges).process(Batch(records, START))
+        later = stage(rubrics=["error"], judges=[{**one, "policy": "Be strict."} for one in judges])
+        state = result.state[0, "judge_spend"]
+        assert state is not None
+        later.assign(0, {"judge_spend": state})
+        spent = [judge.budget.spent for judge in later.judges]
+        assert sum(spent) == pytest.approx(0.12 * len(model.requests))
+        assert spent == pytest.approx([0.24, 0.24])
+        later.revoke(0)
+        assert [judge.budget.spent for judge in later.judges] == [0, 0]
+
+
+def test_money_of_a_batch_that_could_not_be_written_stays_spent(
+    stage: Any, make_span: Any, make_traces: Any
+) -> None:
+    """The answers come from the cache when the batch is scored again, and the model was paid for them all the same."""
+    prices = {"input_usd_per_million": 1_000, "output_usd_per_million": 1_000}
+    with ScriptedJudge(default=4) as model:
+        made = stage(**judged(model, **prices))
+        made.assign(0, {})
+        made.process(Batch([record(make_traces(make_span(chat("first"))), 0)], START))  # the log refuses it
+        made.revoke(0)
+        assert made.judges[0].budget.spent == 0
+        made.assign(0, {})
+        result = made.process(
+            Batch(
+                [record(make_traces(make_span(chat(text))), n) for n, text in enumerate(("first", "second"))],
+                START,
+            )
+        )
+        assert len(model.requests) == 2
+        assert made.judges[0].budget.spent == pytest.approx(0.24)
+        state = result.state[0, "judge_spend"]
+        assert state is not None
+        # It went to another member, which spent more, and came back: nothing counts twice.
+        made.revoke(0)
+        made.assign(0, {"judge_spend": state.replace(b"0.24", b"0.34")})
+        assert made.judges[0].budget.spent == pytest.approx(0.34)
+        made.revoke(0)
+        made.assign(0, {"judge_spend": state})
+        made.judges[0].tick(START + DAY_NS)
+        assert made.judges[0].budget.spent == 0
+
+
+def test_spending_of_a_day_far_ahead_is_forgotten(stage: Any, make_span: Any, make_traces: Any) -> None:
+    """State saved while the clock was wrong does not block a judge until that day."""
+    prices = {"input_usd_per_million": 1_000, "output_usd_per_million": 1_000}
+    with ScriptedJudge(default=4) as model:
+        first = stage(**judged(model, **prices))
+        wrong = first.process(Batch([record(make_traces(make_span(chat())))], START + 400 * DAY_NS))
+        state = wrong.state[0, "judge_spend"]
+        assert state is not None
+        second = stage(**judged(model, **prices))
+        second.assign(0, {"judge_spend": state})
+        right = second.process(Batch([record(make_traces(make_span(chat("other"))), 1)], START))
+        assert second.judges[0].budget.spent == pytest.approx(0.12)
+        second.assign(1, {"judge_spend": state.replace(b"%d" % (START // DAY_NS + 400), b"19000")})
+        assert second.judges[0].budget.spent == pytest.approx(0.12)  # a day long gone moves nothing
+        again = right.state[0, "judge_spend"]
+        assert again is not None
+        third = stage(**judged(model, **prices))
+        third.assign(0, {"judge_spend": again})
+        third.judges[0].tick(START)
+        assert third.judges[0].budget.spent == pytest.approx(0.12)
+
+
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(
     st.one_of(
@@ -502,7 +667,13 @@ def test_spending_survives_a_restart(stage: Any, make_span: Any, make_traces: An
             cost_usd=st.floats(),
         ),
         st.builds(Skipped, reason=st.text(max_size=80)),
-        st.builds(Failed, reason=st.text(max_size=80)),
+        st.builds(
+            Failed,
+            reason=st.text(max_size=80),
+            cost_usd=st.floats(),
+            input_tokens=st.integers(),
+            output_tokens=st.floats(),  # type: ignore[arg-type]
+        ),
         st.lists(st.integers(), max_size=2),
     )
 )
@@ -516,7 +687,7 @@ def test_whatever_a_scorer_returns_is_settled(raw: Any) -> None:
     else:
         assert 0 < len(answer.reason) <= 64
         assert answer.reason.isascii()
-    msgspec.json.encode(answer)
+    assert msgspec.json.decode(msgspec.json.encode(answer), type=type(answer)) == answer
 
 
 def test_decorated_functions_keep_working() -> None:
@@ -527,3 +698,34 @@ def test_decorated_functions_keep_working() -> None:
         return 0.5
 
     assert function(None) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys\nsys.exit(0)\n", "plug-in .* fails on import: SystemExit"),
+        (
+            "from driftgate import Scorer\nclass Mine(Scorer):\n    name = 'mine'\n"
+            "    def __init__(self): {}['key']\n    def score(self, interaction): return 1.0\n",
+            "the scorer cannot be made: KeyError",
+        ),
+    ],
+    ids=["ends the interpreter", "raises when it is made"],
+)
+def test_a_plug_in_that_cannot_be_used_is_named_at_the_start(code: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(ConfigError, match=message):
+        ScorerStage(ScorersSettings.model_validate({"rubrics": ["mine.py:Mine"]}), tmp_path)
+
+
+def test_a_scorer_that_raises_is_told_where_and_never_what(
+    stage: Any, tmp_path: Path, make_span: Any, make_traces: Any
+) -> None:
+    """The place in the code helps its author; the message of an exception may hold the answer it choked on."""
+    (tmp_path / "mine.py").write_text(
+        "def inner(text):\n    raise ValueError(text)\n\ndef checks(interaction):\n    inner(interaction.output_text)\n"
+    )
+    made = stage("mine.py:checks", base=tmp_path)
+    (one,) = scores(made.process(Batch([record(make_traces(make_span(chat())))], START)))
+    assert one.reason == "ValueError"
+    assert one.explanation == "raised at mine.py:5 in checks, mine.py:2 in inner"

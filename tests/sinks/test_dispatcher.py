@@ -28,7 +28,7 @@ from sinks.testing import (
     regression,
 )
 from stream.errors import ConfigError
-from stream.records import TOPIC_VERDICTS, Verdict
+from stream.records import TOPIC_VERDICTS, Verdict, WindowEvidence
 from stream.stage import Batch, Record
 from stream.testing import FakeClock
 
@@ -53,6 +53,7 @@ class World:
         self.rollback_changes = rollback
         self.alert_changes: dict[str, Any] = {}
         self.target_changes: dict[str, Any] = {}
+        self.webhook_changes: dict[str, Any] = {}
         self.offset = 0
 
     def start(self) -> None:
@@ -65,7 +66,12 @@ class World:
                 "channels": [
                     {"type": "slack", "url": "${env:SLACK}"},
                     {"type": "pagerduty", "routing_key": "${env:PD}", "url": self.pagerduty.url},
-                    {"type": "webhook", "url": self.webhook.url, "secrets": ["${env:WH}", "${env:WH_OLD}"]},
+                    {
+                        "type": "webhook",
+                        "url": self.webhook.url,
+                        "secrets": ["${env:WH}", "${env:WH_OLD}"],
+                        **self.webhook_changes,
+                    },
                 ],
                 **self.alert_changes,
             }
@@ -349,10 +355,13 @@ def test_a_configured_silence_holds_messages_and_not_the_rollback(
     world.alert_changes = {"silences": [{"rollout": "support", "comment": "known"}]}
 
     async def scene(world: World) -> None:
+        world.traffic.counts = {"v17": 100}
         world.say(world.regression())
         world.say(world.regression(rollout="other", action="none"))
-        await world.steps(12)
+        await world.steps(60, seconds=2)
         assert world.gateway.effects
+        # Over and done while the silence lasts: nobody hears of it afterwards either.
+        assert world.only_rollback["state"] == "verified"
         titles = [item["blocks"][0]["text"]["text"] for item in world.slack.messages]
         assert titles == ["Page: other v18"]
 
@@ -584,6 +593,51 @@ def test_the_kill_switch_stops_what_is_being_retried(play: Callable[..., World])
     play(scene)
 
 
+def test_a_rollback_is_told_of_though_it_was_over_before_a_slow_channel_came_to_it(
+    play: Callable[..., World], tmp_path: Path
+) -> None:
+    """A rubric that flapped may go untold; a gateway that was changed may not."""
+    rollouts = [f"r{number}" for number in range(4)]
+    world = World(tmp_path / "slow.db", max_per_hour=100)
+    world.webhook_changes = {"per_minute": 1}
+
+    async def scene(world: World) -> None:
+        world.traffic.counts = {"v17": 100}
+        world.say(*(world.regression(number, rollout=rollout) for number, rollout in enumerate(rollouts)))
+        await world.steps(60, seconds=2)
+        assert {item["state"] for item in world.db.list_incidents()} == {"resolved"}
+        # The scene is what it is meant to be: somebody has not been told yet.
+        assert len({item["data"]["rollout"] for item in world.webhook.messages.values()}) < len(rollouts)
+        await world.steps(12, seconds=61)
+        assert world.db.backlog() == {}
+
+    play(scene, world)
+    for rollout in rollouts:
+        told = [
+            item["type"] for item in world.webhook.messages.values() if item["data"]["rollout"] == rollout
+        ]
+        assert told[0] == "incident.firing"
+        assert told[-1] == "incident.resolved"
+        assert told.count("incident.firing") == told.count("incident.resolved") == 1
+
+
+def test_an_update_that_waits_its_turn_does_not_hold_up_the_end(play: Callable[..., World]) -> None:
+    """A rubric that joins is told after group_interval; a rollback that is verified before that is told at once."""
+
+    async def scene(world: World) -> None:
+        world.traffic.counts = {"v17": 100}
+        world.say(world.regression())
+        await world.steps(5)
+        world.say(world.regression(1, rubric="refusal", action="none"))
+        await world.steps(60)  # less than group_interval
+        assert world.only_rollback["state"] == "verified"
+        assert world.pagerduty.events[-1]["event_action"] == "resolve"
+        assert [item["type"] for item in world.webhook.messages.values()][-1] == "incident.resolved"
+        assert world.db.backlog() == {}
+
+    play(scene)
+
+
 def test_a_candidate_with_traffic_fails_the_verification_and_may_recover(play: Callable[..., World]) -> None:
     async def scene(world: World) -> None:
         world.traffic.counts = {"v17": 100, "v18": 3}
@@ -655,6 +709,54 @@ def test_echoes_of_a_candidate_that_was_taken_back_make_no_new_incident(play: Ca
         world.say(world.regression(3))
         assert [item["state"] for item in world.db.list_incidents()] == ["firing", "resolved"]
         assert len(world.gateway.effects) == 1
+
+    play(scene)
+
+
+def test_what_was_proven_of_a_candidate_that_is_gone_pages_nobody_again(play: Callable[..., World]) -> None:
+    """The gate repeats `regressed` every minute for as long as the incumbent has traffic."""
+
+    def repeated(world: World, number: int, units: int) -> None:
+        verdict = world.regression(number, action="none")
+        windows = [
+            WindowEvidence(seconds=900, incumbent_n=500, candidate_n=units),
+            WindowEvidence(seconds=3600, incumbent_n=900, candidate_n=118),
+        ]
+        world.say(
+            msgspec.structs.replace(
+                verdict, evidence=msgspec.structs.replace(verdict.evidence, windows=windows)
+            )
+        )
+
+    async def scene(world: World) -> None:
+        world.traffic.counts = {"v17": 100}
+        world.say(world.regression())
+        await world.steps(60)
+        assert world.incident["state"] == "resolved"
+        told = len(world.pagerduty.events)
+        for number in range(30):
+            world.clock.advance(120)
+            repeated(world, 1 + number, units=0 if number > 8 else 5)
+            await world.steps(1)
+        assert world.incident["state"] == "resolved"
+        assert len(world.pagerduty.events) == told
+        repeated(world, 99, units=3)
+        assert [item["state"] for item in world.db.list_incidents()] == ["firing", "resolved"]
+
+    play(scene)
+
+
+def test_an_incident_about_a_candidate_that_people_took_back_expires(play: Callable[..., World]) -> None:
+    async def scene(world: World) -> None:
+        world.say(world.regression(action="none"))
+        await world.steps(5)
+        for number in range(26):
+            world.clock.advance(3600)
+            verdict = world.regression(1 + number, action="none")
+            empty = msgspec.structs.replace(verdict.evidence, windows=[WindowEvidence(seconds=900)])
+            world.say(msgspec.structs.replace(verdict, evidence=empty))
+            await world.steps(1)
+        assert world.incident["resolution"] == "expired: no verdict for long"
 
     play(scene)
 
@@ -733,3 +835,256 @@ def test_a_missing_or_impossible_secret_is_said_at_start(tmp_path: Path, secrets
     with pytest.raises(ConfigError, match="NOT_SET_ANYWHERE"):
         Dispatcher(db, AlertSettings(), RollbackSettings.model_validate({"targets": [target]}))
     db.close()
+
+
+class WatchedGateway(GatewayEndpoint):
+    """A gateway that lets something happen while its state is being read."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(token)
+        self.on_read: Callable[[], Coroutine[Any, Any, None]] | None = None
+
+    async def _state(self, request: Any) -> Any:
+        answer = await super()._state(request)
+        hook, self.on_read = self.on_read, None
+        if hook is not None:
+            await hook()
+        return answer
+
+
+@pytest.mark.parametrize("act", ["resolve", "kill switch"])
+def test_what_a_person_stops_while_the_state_is_read_is_not_called(
+    tmp_path: Path, play: Callable[..., World], act: str
+) -> None:
+    world = World(tmp_path / "stopped.db")
+    world.gateway = gateway = WatchedGateway(TOKEN)
+
+    async def scene(world: World) -> None:
+        async def stop() -> None:
+            if act == "resolve":
+                world.operator.resolve(world.incident["incident_id"], "ada", world.clock.now_ns)
+            else:
+                world.operator.set_kill_switch(True, "ada", world.clock.now_ns)
+
+        gateway.on_read = stop
+        world.say(world.regression())
+        await world.steps(30)
+        assert gateway.on_read is None
+        assert world.only_rollback["state"] == ("cancelled" if act == "resolve" else "blocked")
+        assert world.only_rollback["sent"] == 0
+        assert world.db.backlog() == {}
+
+    assert play(scene, world).gateway.requests == []
+
+
+def test_a_read_that_outlives_its_lease_is_not_followed_by_a_second_call(
+    tmp_path: Path, play: Callable[..., World]
+) -> None:
+    world = World(tmp_path / "lease.db")
+    world.gateway = gateway = WatchedGateway(TOKEN)
+
+    async def scene(world: World) -> None:
+        async def other_takes_over() -> None:
+            other = Dispatcher(
+                world.db, world.alerts, world.rollback, traffic=world.traffic, owner="another process"
+            )
+            world.clock.advance(120)
+            await other.step(world.clock.now_ns)
+            await other.close()
+
+        gateway.on_read = other_takes_over
+        world.say(world.regression())
+        await world.steps(2)
+        assert world.only_rollback["state"] == "verifying"
+
+    assert len(play(scene, world).gateway.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 412])
+def test_an_answer_without_effect_does_not_hide_an_earlier_try_that_had_one(
+    tmp_path: Path, play: Callable[..., World], status: int
+) -> None:
+    world = World(tmp_path / "earlier.db")
+
+    async def scene(world: World) -> None:
+        world.target_changes = {
+            "read": {"url": world.gateway.state_url, "pointer": "/weights/{{candidate}}", "expect": 20}
+        }
+        world.start()
+        world.gateway.after_effect = _lose_connection
+        world.say(world.regression())
+        await world.steps(1)
+        world.gateway.after_effect = None
+        world.gateway.fail(status, times=1)
+        await world.steps(40)
+        assert world.only_rollback["previous_state"] == 20
+        assert world.only_rollback["state"] in ("verifying", "unverified")
+
+    world = play(scene, world)
+    assert len(world.gateway.effects) == 1
+    assert len({headers["idempotency-key"] for headers, _ in world.gateway.requests}) == 1
+
+
+def test_a_call_that_was_stopped_after_it_was_sent_goes_on_as_the_same_decision(
+    tmp_path: Path, play: Callable[..., World]
+) -> None:
+    world = World(tmp_path / "stopped-late.db")
+
+    async def scene(world: World) -> None:
+        world.target_changes = {"read": {"url": world.gateway.state_url, "pointer": "/weights/{{candidate}}"}}
+        world.start()
+        world.gateway.after_effect = _lose_connection
+        world.say(world.regression())
+        await world.steps(1)
+        world.gateway.after_effect = None
+        world.operator.set_kill_switch(True, "ada", world.clock.now_ns)
+        await world.steps(5)
+        assert world.only_rollback["state"] == "blocked"
+        world.operator.set_kill_switch(False, "ada", world.clock.now_ns)
+        world.say(world.regression(1))
+        await world.steps(5)
+        assert world.only_rollback["state"] == "verifying"
+        assert world.only_rollback["previous_state"] == 20
+
+    world = play(scene, world)
+    assert len(world.gateway.effects) == 1
+
+
+def test_a_silence_until_the_end_of_the_calendar_stops_nothing_else(
+    tmp_path: Path, play: Callable[..., World]
+) -> None:
+    world = World(tmp_path / "far.db")
+    world.alert_changes = {"silences": [{"ends": "9999-12-31T23:59:59Z"}]}
+
+    async def scene(world: World) -> None:
+        world.say(world.regression())
+        await world.steps(8)
+        assert world.only_rollback["state"] == "verifying"
+
+    assert play(scene, world).slack.requests == []
+
+
+def test_a_channel_whose_address_or_code_is_wrong_stops_no_other(
+    tmp_path: Path, play: Callable[..., World], secrets: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "wrong.db")
+    world.alert_changes = {"retry": {"attempts": 3, "first": 1, "longest": 1}}
+
+    def broken(self: Any, notice: Any, now_ns: int) -> None:
+        raise KeyError(notice.rollout)
+
+    secrets.setattr("sinks.channels.pagerduty.PagerDutyChannel.build", broken)
+
+    async def scene(world: World) -> None:
+        secrets.setenv("SLACK", "https://hooks..example.org/services/x")
+        world.say(world.regression(action="none"))
+        await world.steps(12)
+        dead = {item["lane"]: item for item in world.db.list_dead()}
+        assert dead["notify/slack"]["attempts"] == 1  # such a name can never be resolved
+        assert dead["notify/pagerduty"]["attempts"] == 3
+        assert len(world.webhook.messages) == 1
+
+    play(scene, world)
+
+
+def test_an_adapter_that_fails_in_its_own_way_is_told_and_given_up(
+    tmp_path: Path, play: Callable[..., World], secrets: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "adapter.db")
+    world.target_changes = {"retries": {"attempts": 2, "first": 1, "longest": 1}}
+
+    async def broken(self: Any, order: Any) -> None:
+        raise KeyError(order.rollout)
+
+    secrets.setattr("sinks.rollback.http.HttpRollback.read", broken)
+
+    async def scene(world: World) -> None:
+        world.say(world.regression())
+        await world.steps(12)
+        assert world.only_rollback["state"] == "failed"
+        assert world.incident["severity"] == "critical"
+
+    play(scene, world)
+
+
+def test_a_message_that_ends_its_sender_every_time_is_given_up(
+    tmp_path: Path, play: Callable[..., World]
+) -> None:
+    world = World(tmp_path / "ends.db")
+    world.alert_changes = {"retry": {"attempts": 3, "first": 1, "longest": 1}}
+
+    async def scene(world: World) -> None:
+        world.say(world.regression(action="none"))
+        tries = 0
+        for _ in range(6):
+            world.clock.advance(120)
+            arrived = asyncio.Event()
+
+            async def never(arrived: asyncio.Event = arrived) -> None:
+                arrived.set()
+                await asyncio.sleep(60)
+
+            world.webhook.on_request = never
+            step = asyncio.create_task(world.dispatcher.step(world.clock.now_ns))
+            asked = asyncio.create_task(arrived.wait())
+            await asyncio.wait((step, asked), return_when=asyncio.FIRST_COMPLETED)
+            tries += arrived.is_set()
+            for task in (step, asked):
+                task.cancel()
+            await asyncio.gather(step, asked, return_exceptions=True)
+            await world.dispatcher.close()
+            world.dispatcher = Dispatcher(world.db, world.alerts, world.rollback, traffic=world.traffic)
+        assert tries == 3
+        assert [item["lane"] for item in world.db.list_dead()] == ["notify/webhook"]
+
+    play(scene, world)
+
+
+def test_a_clock_that_is_put_back_does_not_hold_up_what_comes_next(play: Callable[..., World]) -> None:
+    async def scene(world: World) -> None:
+        world.clock.advance(7 * 86400)  # wrong
+        world.say(world.regression(action="none"))
+        await world.steps(8)
+        assert len(world.pagerduty.events) == 1
+        world.clock.advance(-7 * 86400)
+        world.say(world.regression(1, rollout="another", action="none"))
+        await world.steps(8)
+        assert len(world.pagerduty.events) == 2
+        assert len(world.slack.requests) == 2
+
+    play(scene)
+
+
+def test_what_is_sent_again_after_the_end_is_followed_by_the_end(play: Callable[..., World]) -> None:
+    """PagerDuty opens an alert at every trigger; nobody would ever close it."""
+
+    async def scene(world: World) -> None:
+        world.pagerduty.fail(400, times=1)
+        world.say(world.regression(action="none"))
+        await world.steps(8)
+        [dead] = world.db.list_dead()
+        world.operator.resolve(world.incident["incident_id"], "ada", world.clock.now_ns)
+        await world.steps(3)
+        assert world.pagerduty.events == []
+        world.operator.replay(dead["message_id"], world.clock.now_ns)
+        await world.steps(5)
+        assert [event["event_action"] for event in world.pagerduty.events] == ["trigger", "resolve"]
+        assert world.pagerduty.open == {}
+
+    play(scene)
+
+
+def test_a_clock_that_is_put_back_after_the_call_does_not_hold_up_the_verification(
+    play: Callable[..., World],
+) -> None:
+    async def scene(world: World) -> None:
+        world.traffic.counts = {"v17": 100}
+        world.clock.advance(7 * 86400)
+        world.say(world.regression())
+        await world.steps(2)
+        assert world.only_rollback["state"] == "verifying"
+        world.clock.advance(-7 * 86400)
+        await world.steps(100)
+        assert world.only_rollback["state"] == "verified"
+
+    play(scene)

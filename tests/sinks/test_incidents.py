@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from sinks.alerter import AlerterStage
 from sinks.alerts_settings import AlertSettings, RollbackSettings
+from sinks.incidents.incident import Rollback
 from sinks.incidents.operator import Operator
 from sinks.incidents.store import IncidentStore
 from sinks.testing import regression
@@ -559,3 +562,81 @@ def test_crashes_and_batch_borders_do_not_change_the_outcome(
         assert len(open_causes) == len(set(open_causes))
         db.close()
     assert outcomes[0] == outcomes[1]
+
+
+def test_two_targets_are_called_under_different_keys(tmp_path: Path) -> None:
+    """They may be two addresses of one gateway, which takes a known key for something it has done."""
+    targets = [TARGET, {**TARGET, "name": "other", "url": "https://gateway.example/other"}]
+    bench = Bench(tmp_path / "i.db", rollback={"mode": "enforce", "targets": targets})
+    bench.say(bench.verdict())
+    keys = {item.idempotency_key for item in bench.db.read_as(Rollback, "SELECT * FROM rollbacks")}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("mode", ["enforce", "approve"])
+def test_what_was_only_observed_may_be_done_once_the_mode_allows_it(tmp_path: Path, mode: str) -> None:
+    bench = Bench(tmp_path / "i.db", rollback={"mode": "observe", "targets": [TARGET]})
+    bench.say(bench.verdict())
+    assert [item["state"] for item in bench.db.list_rollbacks()] == ["observed"]
+    bench.db.close()
+    later = Bench(tmp_path / "i.db", rollback={"mode": mode, "targets": [TARGET]})
+    later.clock.advance(60)
+    [incident] = later.incidents("firing")
+    if mode == "approve":
+        [done] = later.operator.approve(incident["incident_id"], "ada", later.clock.now_ns)
+    else:
+        later.say(later.verdict(1))
+        [done] = later.db.list_rollbacks()
+    assert done["state"] == "queued"
+
+
+def test_a_page_is_told_however_many_rubrics_have_warned(bench: Bench) -> None:
+    for number in range(70):
+        bench.say(bench.verdict(number, rubric=f"r{number}", **WARN))
+    bench.say(bench.verdict(100, rubric="last", action="none"))
+    [incident] = bench.incidents()
+    assert (incident["state"], incident["severity"]) == ("firing", "page")
+    assert ("notify/pagerduty", "trigger", "queued") in bench.outbox()
+
+
+def test_an_incident_that_fires_for_days_goes_on_being_told(bench: Bench) -> None:
+    """Old repeats are forgotten; their numbers must not be given a second time."""
+    for hour in range(80):
+        if hour % 12 == 0:
+            bench.say(bench.verdict(hour, action="none"))
+        bench.tick(3600)
+        bench.deliver()
+    ids = [row["message_id"] for row in bench.db.read("SELECT message_id FROM outbox")]
+    assert len(ids) == len(set(ids))
+    assert bench.counts["notifications_queued"] == 2 * (1 + 79 // 4)
+
+
+def test_a_damaged_database_is_waited_for_and_costs_no_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.db"
+    bench = Bench(path)
+    for number in range(100):
+        bench.say(bench.verdict(number, rollout=f"r{number}"))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    record = Record(TOPIC_VERDICTS, 0, 1000, msgspec.json.encode(bench.verdict(1000)))
+    with pytest.raises(Transient, match="incident database"):
+        bench.stage.process(Batch([record], bench.clock.now_ns))
+
+
+def test_a_clock_that_is_put_back_neither_holds_up_a_warning_nor_its_end(bench: Bench) -> None:
+    week = 7 * 86400
+    bench.clock.advance(week)
+    bench.say(bench.verdict(**WARN))
+    bench.clock.advance(-week)
+    bench.tick(1)
+    bench.tick(61)
+    assert [item["state"] for item in bench.incidents()] == ["firing"]
+    bench.clock.advance(week)
+    bench.say(bench.verdict(1, **OK))
+    bench.clock.advance(-week)
+    bench.tick(1)
+    bench.tick(121)
+    assert [item["state"] for item in bench.incidents()] == ["resolved"]

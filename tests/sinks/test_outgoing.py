@@ -43,6 +43,7 @@ REFUSED = [
     ("64:ff9b:1::1", "private"),
     ("2002:7f00:1::", "embedded_ipv4"),
     ("2001:0:7f00:1::", "embedded_ipv4"),
+    ("::ffff:0:169.254.169.254", "embedded_ipv4"),
     ("2001:4860::5efe:7f00:1", "embedded_ipv4"),
 ]
 
@@ -242,6 +243,32 @@ def test_a_silent_receiver_is_a_timeout_and_a_closed_port_is_the_network() -> No
             asyncio.run(refused())
     assert closed.value.reason == "network"
     assert "secret-path" not in str(closed.value)
+
+
+@pytest.mark.parametrize("host", ["hooks..example.org", "x" * 64 + ".example.org", "."])
+def test_a_host_no_name_server_can_be_asked_for_is_refused_for_good(host: str) -> None:
+    async def ask() -> None:
+        async with Outgoing(OutgoingSettings()) as client:
+            await client.request("GET", f"https://{host}/secret-path", timeout=5)
+
+    with pytest.raises(Permanent) as refused:
+        asyncio.run(ask())
+    assert "secret-path" not in str(refused.value)
+
+
+def test_a_token_with_a_line_end_is_refused_for_good() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def use(port: int) -> None:
+        async with Outgoing(allowing(port)) as client:
+            with pytest.raises(Permanent) as refused:
+                await client.request(
+                    "GET", f"http://127.0.0.1:{port}/", headers={"Authorization": "Bearer sec\nret"}
+                )
+        assert "ret" not in str(refused.value).replace("refused", "")
+
+    serve(handler, use)
 
 
 def test_a_url_in_a_log_is_only_scheme_and_host() -> None:

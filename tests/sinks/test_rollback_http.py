@@ -77,7 +77,8 @@ def test_a_pointer_reaches_any_key(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "pointer", ["/a", "/list/2", "/list/01", "/list/-1", "/list/-", "/text/0", "/list/²"]
+    "pointer",
+    ["/a", "/list/2", "/list/01", "/list/-1", "/list/-", "/text/0", "/list/²", "/list/" + "9" * 5000],
 )
 def test_a_pointer_to_nothing_is_an_error(pointer: str) -> None:
     with pytest.raises(LookupError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,24 @@ def test_migrate_insert_and_query_over_http(server: Endpoint, tmp_path: Path) ->
     store.close()
 
 
+def test_an_insert_of_many_megabytes_arrives_whole(server: Endpoint, tmp_path: Path) -> None:
+    """The client cuts large rows into several compressed frames of one request."""
+    store = Store.open(settings(server.port), tmp_path)
+    store.migrate()
+    count = 64
+    rows = {
+        "time": [NOW] * count,
+        "topic": ["scores"] * count,
+        "offset": list(range(count)),
+        "value": [os.urandom(400_000) for _ in range(count)],
+    }
+    assert store.insert("dead_letters", rows, "large") == count
+    assert store.query("SELECT count() AS n, uniqExact(cityHash64(value)) AS u FROM dead_letters") == [
+        {"n": count, "u": count}
+    ]
+    store.close()
+
+
 def test_a_server_that_goes_away_is_unavailable_until_it_is_back(
     server: Endpoint, serve: Serve, tmp_path: Path, endpoint_loop: asyncio.AbstractEventLoop
 ) -> None:
@@ -100,6 +119,31 @@ def test_a_wrong_password_and_a_missing_server_are_start_errors(
         free = probe.getsockname()[1]
     with pytest.raises(StartError, match=rf"cannot reach ClickHouse at 127\.0\.0\.1:{free}"):
         Store.open(settings(free, connect_timeout=1), tmp_path)
+
+
+def test_a_start_on_a_cluster_makes_nothing_that_is_there(server: Endpoint, tmp_path: Path) -> None:
+    """``ON CLUSTER`` waits for every replica: a restart must not need the one that is down. chDB refuses the clause."""
+    where = f"clickhouse://writer@127.0.0.1:{server.port}/driftgate?cluster=main"
+    store = Store.open(settings(server.port, url=where), tmp_path)
+    with pytest.raises(StartError, match="no such cluster"):
+        store.migrate()
+    store.close()
+    plain = Store.open(settings(server.port), tmp_path)
+    plain.migrate()
+    plain.close()
+    store = Store.open(settings(server.port, url=where), tmp_path)
+    assert store.migrate() == migrations()[-1].version
+    store.close()
+
+
+def test_replicated_tables_need_a_place_in_keeper(server: Endpoint, tmp_path: Path) -> None:
+    where = f"clickhouse://writer@127.0.0.1:{server.port}/driftgate?replicated=true"
+    store = Store.open(settings(server.port, url=where), tmp_path)
+    with pytest.raises(
+        StartError, match=r"\{uuid\}.*set cluster in store\.url, make the database Replicated"
+    ):
+        store.migrate()
+    store.close()
 
 
 def test_the_endpoint_is_for_the_embedded_store_only(server: Endpoint, tmp_path: Path, serve: Serve) -> None:

@@ -32,6 +32,8 @@ def test_urls_are_taken_apart() -> None:
         ("clickhouse://user:" + "pass@host/db", "password does not belong in the URL"),
         ("clickhouse:///db", "clickhouse://user@host:8123/database"),
         ("clickhouse://host/db?tls=1", "unknown option 'tls'"),
+        ("clickhouse://host/db?cluster=a'b", "a cluster's name, or a macro"),
+        ("clickhouse://host/db?replicated=maybe", "are true or false"),
         ("clickhouse://host/a-b", "letters, digits and underscores"),
         ("clickhouse://host:notaport/db", "not a valid store URL"),
         ("chdb://memory", "chdb:///absolute/path"),

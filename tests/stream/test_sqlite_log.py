@@ -41,6 +41,22 @@ def test_records_come_back_in_order_with_key_and_headers(tmp_path: Path) -> None
     log.close()
 
 
+def test_a_clock_that_steps_back_does_not_turn_records_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two topics records come in the order of time; within each in that of offsets, whatever the clock said."""
+    log = SqliteLog(tmp_path / "log.db")
+    for topic, seconds in (("t", 10), ("u", 11), ("t", 12), ("t", 9), ("u", 12), ("t", 13), ("u", 8)):
+        monkeypatch.setattr("stream.sqlite_log.time.time_ns", lambda at=seconds: at * 10**9)
+        _append(log, b"%d" % seconds, topic=topic)
+    records = log.consumer("c", ["t", "u"]).poll(10, 1.0)
+    log.close()
+    for topic in ("t", "u"):
+        offsets = [record.offset for record in records if record.topic == topic]
+        assert offsets == sorted(offsets)
+    assert _values(records) == [b"10", b"11", b"12", b"9", b"12", b"8", b"13"]
+
+
 def test_a_group_resumes_where_it_committed_and_finds_its_state(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     _append(log, b"0", b"1", b"2", b"3")
@@ -260,3 +276,16 @@ def test_any_mix_of_commits_and_rewinds_applies_each_record_once(
             consumer.commit(records, Result([Output("out", record.value) for record in records]))
     assert _values(log.consumer("check", ["out"]).poll(1000, 0.0)) == [str(i).encode() for i in range(number)]
     log.close()
+
+
+def test_nobody_else_may_read_it_whoever_can_enter_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir(mode=0o755)
+    log = SqliteLog(folder / "log.db")
+    try:
+        log.append([Output("t", b"", b"x")], group="g", counters={}).result(10)
+        rights = {path.name: path.stat().st_mode & 0o077 for path in folder.glob("log.db*")}
+        assert {"log.db", "log.db-wal"} <= set(rights)
+        assert {name for name, others in rights.items() if others and not name.endswith(".lock")} == set()
+    finally:
+        log.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -24,17 +25,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
 PATIENCE_S = 60.0
+# Clients of one process would else share one connection.
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 _RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE_S) -> Any:
-    """Return the first truthy answer of ``condition``; fail with ``what`` when none comes."""
+def wait_until(
+    condition: Callable[[], Any], what: str | Callable[[], str], timeout: float = PATIENCE_S
+) -> Any:
+    """Return the first truthy answer of ``condition``; fail with ``what``, asked for then, when none comes."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if answer := condition():
             return answer
         time.sleep(0.05)
-    pytest.fail(f"timed out after {timeout:.0f} s: {what}")
+    pytest.fail(f"timed out after {timeout:.0f} s: {what if isinstance(what, str) else what()}")
 
 
 def free_port() -> int:
@@ -124,6 +129,11 @@ class Process:
         self._child.send_signal(signal.SIGKILL)
         self._child.wait()
 
+    def interrupt(self) -> None:
+        """SIGINT, as Ctrl-C sends it."""
+        assert self._child is not None
+        self._child.send_signal(signal.SIGINT)
+
     def stop(self) -> int:
         """SIGTERM; return its exit code."""
         assert self._child is not None
@@ -149,6 +159,17 @@ class Process:
             f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
         return done
+
+    def run_bytes(self, *arguments: str) -> bytes:
+        """Run another driftgate command and return exactly what it writes."""
+        done = subprocess.run(
+            [sys.executable, "-m", "driftgate", *arguments, "-c", str(self.config_path)],
+            capture_output=True,
+            env=self.environment,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Ask the ClickHouse endpoint with ClickHouse's own client."""
@@ -176,11 +197,15 @@ class Process:
 class Client:
     """Sends OTLP requests until each is acknowledged and remembers what was."""
 
-    def __init__(self, port: int) -> None:
-        self._target = f"127.0.0.1:{port}"
-        self._channel = grpc.insecure_channel(self._target)
-        self._export = TraceServiceStub(self._channel).Export  # type: ignore[no-untyped-call]
+    def __init__(self, *ports: int) -> None:
+        self._ports = itertools.cycle(ports)
+        self._connect()
         self.acknowledged: set[tuple[str, str]] = set()
+
+    def _connect(self) -> None:
+        """Connect to the next receiver, as a load balancer would."""
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{next(self._ports)}", options=_OWN_CONNECTION)
+        self._export = TraceServiceStub(self._channel).Export  # type: ignore[no-untyped-call]
 
     def send(self, request: ExportTraceServiceRequest, stop: threading.Event) -> bool:
         """Send ``request`` until it is acknowledged or ``stop`` is set; return whether it was."""
@@ -193,8 +218,7 @@ class Client:
                     pytest.fail(f"{code}: {error.details()}")
                 self._channel.close()
                 stop.wait(0.05)
-                self._channel = grpc.insecure_channel(self._target)
-                self._export = TraceServiceStub(self._channel).Export  # type: ignore[no-untyped-call]
+                self._connect()
                 continue
             assert not answer.HasField("partial_success"), answer
             for resource in answer_spans(request):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import maven_jars
 from harness import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARIES = ROOT / ".cache" / "kafka"
 _POM = ROOT / "tests" / "kafka" / "pom.xml"
 _CLUSTER_ID = "driftgate-test-cluster"
 _START_S = 60.0
@@ -23,56 +22,72 @@ _JAVA = (
 )  # fmt: skip
 
 
-class KafkaMissing(Exception):  # noqa: N818 - a reason to skip
-    """Java, Maven or the jars are not there; the text says which."""
-
-
 def libraries() -> Path:
-    """Return the folder with Kafka's jars, fetching them the first time.
-
-    Raises
-    ------
-    KafkaMissing
-        They cannot be had.
-    """
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            raise KafkaMissing(f"{program} is not installed")
-    # The pom names the version, so a new one gets a folder of its own.
-    target = LIBRARIES / f"jars-{_POM.stat().st_size}-{_digest(_POM)}"
-    if not (target / ".complete").is_file():
-        done = subprocess.run(
-            [
-                "mvn",
-                "-q",
-                "-B",
-                "-f",
-                str(_POM),
-                "dependency:copy-dependencies",
-                f"-DoutputDirectory={target}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        if done.returncode != 0:
-            raise KafkaMissing(f"Maven could not fetch the jars: {done.stdout[-300:]}")
-        (target / ".complete").touch()
-    return target
+    """Return the folder with Kafka's jars, fetching them the first time; raises ``JarsMissing``."""
+    return maven_jars.libraries("kafka", _POM)
 
 
-def _digest(path: Path) -> str:
-    import hashlib
+class Security:
+    """An authority of our own, a certificate for the brokers, and users: a listener with SASL over TLS."""
 
-    return hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
+    def __init__(self, folder: Path, users: dict[str, str]) -> None:
+        folder.mkdir(parents=True)
+        self.users = users
+        self.ca = folder / "ca.pem"
+        self.keystore = folder / "broker.pem"
+        key, asked, certificate, names = (folder / name for name in ("b.key", "b.csr", "b.crt", "names"))
+        new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        _openssl(
+            "req", "-x509", *new_key, "-days", "2", "-subj", "/CN=driftgate test authority",
+            "-keyout", str(folder / "ca.key"), "-out", str(self.ca),
+        )  # fmt: skip
+        _openssl("req", *new_key, "-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(asked))
+        names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        _openssl(
+            "x509", "-req", "-in", str(asked), "-CA", str(self.ca), "-CAkey", str(folder / "ca.key"),
+            "-CAcreateserial", "-days", "2", "-extfile", str(names), "-out", str(certificate),
+        )  # fmt: skip
+        self.keystore.write_text(key.read_text() + certificate.read_text() + self.ca.read_text())
+
+    def properties(self) -> dict[str, object]:
+        """Return what a broker is configured with."""
+        plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        users = " ".join(f'user_{name}="{word}"' for name, word in self.users.items())
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        listener = "listener.name.secure"
+        return {
+            f"{listener}.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+            f"{listener}.plain.sasl.jaas.config": f"{plain} {users};",
+            f"{listener}.scram-sha-512.sasl.jaas.config": scram,
+            f"{listener}.ssl.keystore.type": "PEM",
+            f"{listener}.ssl.keystore.location": self.keystore,
+            f"{listener}.ssl.truststore.type": "PEM",
+            f"{listener}.ssl.truststore.location": self.ca,
+        }
+
+    def format_options(self) -> list[str]:
+        """Return what the storage is formatted with, so that the users are there from the start."""
+        return [
+            option
+            for name, word in self.users.items()
+            for option in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={word}]")
+        ]
+
+
+def _openssl(*arguments: str) -> None:
+    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 class Broker:
     """One broker, which is also a controller."""
 
-    def __init__(self, node: int, folder: Path, ports: tuple[int, int]) -> None:
+    def __init__(
+        self, node: int, folder: Path, ports: tuple[int, int, int], security: Security | None = None
+    ) -> None:
         self.node = node
-        self.port, self.controller_port = ports
+        self.port, self.controller_port, self.secure_port = ports
+        self.security = security
         self.folder = folder
         self.output = folder / "broker.log"
         self._child: subprocess.Popen[bytes] | None = None
@@ -85,12 +100,15 @@ class Broker:
     def prepare(self, voters: str, replicas: int) -> None:
         """Write the configuration and format the storage."""
         self.folder.mkdir(parents=True)
-        properties = {
+        plain = f"PLAINTEXT://127.0.0.1:{self.port}"
+        secure = f",SECURE://127.0.0.1:{self.secure_port}" if self.security else ""
+        properties: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": self.node,
             "controller.quorum.voters": voters,
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listeners": f"{plain},CONTROLLER://127.0.0.1:{self.controller_port}{secure}",
+            "advertised.listeners": plain + secure,
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": self.folder / "data",
             "auto.create.topics.enable": "false",
@@ -107,6 +125,10 @@ class Broker:
             "group.consumer.min.heartbeat.interval.ms": 200,
             "group.consumer.heartbeat.interval.ms": 500,
             "controlled.shutdown.enable": "false",
+            "min.insync.replicas": max(1, replicas - 1),
+            # A broker that was killed is given up sooner than by default (9 s): tests wait for it.
+            "broker.session.timeout.ms": 4000,
+            "broker.heartbeat.interval.ms": 500,
             "log.cleaner.dedupe.buffer.size": 4 << 20,
             "log.segment.bytes": 64 << 20,
             "log.index.size.max.bytes": 1 << 20,
@@ -114,9 +136,12 @@ class Broker:
             "num.network.threads": 2,
             "num.io.threads": 2,
         }
+        if self.security:
+            properties |= self.security.properties()
         path = self.folder / "server.properties"
         path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-        self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(path))
+        users = self.security.format_options() if self.security else []
+        self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(path), *users)
 
     def _command(self, main: str, *arguments: str) -> list[str]:
         return ["java", *_JAVA, "-cp", f"{libraries()}/*", main, *arguments]
@@ -166,9 +191,9 @@ class Broker:
 class Cluster:
     """One or three brokers."""
 
-    def __init__(self, folder: Path, brokers: int = 1) -> None:
+    def __init__(self, folder: Path, brokers: int = 1, security: Security | None = None) -> None:
         self.brokers = [
-            Broker(node, folder / f"broker{node}", (free_port(), free_port()))
+            Broker(node, folder / f"broker{node}", (free_port(), free_port(), free_port()), security)
             for node in range(1, brokers + 1)
         ]
         voters = ",".join(f"{b.node}@127.0.0.1:{b.controller_port}" for b in self.brokers)
@@ -179,6 +204,11 @@ class Cluster:
     def bootstrap(self) -> str:
         """host:port of all brokers, by comma."""
         return ",".join(broker.address for broker in self.brokers)
+
+    @property
+    def secure_bootstrap(self) -> str:
+        """The same of the listeners with SASL over TLS."""
+        return ",".join(f"127.0.0.1:{broker.secure_port}" for broker in self.brokers)
 
     def start(self) -> None:
         """Start all brokers and wait until they answer."""
@@ -217,3 +247,11 @@ def _quiet() -> object:
     logger = logging.getLogger("kafka-test-client")
     logger.setLevel(logging.CRITICAL)
     return logger
+
+
+def require_kafka() -> None:
+    """Skip, or fail when ``DRIFTGATE_REQUIRE_KAFKA=1``, if no broker can be started here."""
+    try:
+        libraries()
+    except maven_jars.JarsMissing as error:
+        maven_jars.skip_or_fail("Kafka", error)

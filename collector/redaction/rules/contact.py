@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 
 from collector.redaction.context import before
-from collector.redaction.pattern import latin1
+from collector.redaction.edge import LETTERS, LONE_NUMBER
+from collector.redaction.pattern import finder
 from collector.redaction.rule import Rule, Span
-from collector.redaction.validator import is_digit, is_word
+from collector.redaction.validator import continues_left, is_digit, is_word
 
 # RFC 5321 allows more, but "=", "/", "?" and so on are what stands before addresses, not in them.
 _LOCAL = r"[\p{L}\p{N}._+'-]"
@@ -19,10 +20,17 @@ _GROUP = re.compile(rb"[0-9]+")
 _NORTH_AMERICAN = re.compile(
     rb"(?:1[ .-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}([.-]))[2-9][0-9]{2}[ .-][0-9]{4}"
 )
-_CALL = latin1(
-    rb"phone|mobile|telefon|tele?fono|t[e\xc3\xa9]+l[e\xc3\xa9]+ph|handy|whatsapp|contact|call|dial|reach|sms"
-    rb"|(?:^|[^a-z])(?:tel|cell|fax|ring|text)(?:[^a-z]|$)"
+_CALL = finder(
+    r"phone|mobile|telefon|tele?fono|t[e\xc3\xa9]+l[e\xc3\xa9]+ph|handy|whatsapp|contact|call|dial|reach|sms"
+    r"|(?:^|[^a-z])(?:tel|cell|fax|ring|text)(?:[^a-z]|$)"
 )
+# The same words where a gate looks for them, and nine digits with what may stand between them, encoded or not.
+_E = r"(?:[e\xc3\xa9]|\\+u00e9|%c3%a9)"
+_CALL_GATE = (
+    rf"(?i)phone|mobile|telefon|tele?fono|t{_E}+l{_E}+ph|handy|whatsapp|contact|call|dial|reach|sms"
+    rf"|{LETTERS}(?:tel|cell|fax|ring|text)(?:[^A-Za-z]|$)"
+)
+_NINE_DIGITS = r"[0-9](?:[ \t()./%\\\x80-\xff-]{0,4}[0-9]){8}"
 # Dates are the most frequent runs of digit groups.
 _DATE = re.compile(rb"(?:19|20)[0-9]{2}[-./](?:0[1-9]|1[0-2])[-./][0-3][0-9](?![0-9])")
 # Where numbers written without a country code are tried, if a word says that a telephone number comes.
@@ -53,38 +61,53 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     found = False
     for match in _NORTH_AMERICAN.finditer(text, start, end):
         low, high = match.span()
-        if not is_word(text, low - 1) and not is_word(text, high) and not _continues(text, low):
+        if not is_word(text, low - 1) and not is_word(text, high) and not continues_left(text, low):
             found = True
             yield low, high
     plus = text[start] == 0x2B
-    if is_digit(text, start - 1) or _continues(text, start):
+    if is_digit(text, start - 1) or continues_left(text, start):
         return
     if not plus and (is_word(text, start - 1) or text[start - 1 : start] in (b"_", b"#")):
         return
-    ends = [match.end() for match in _GROUP.finditer(text, start, min(end, start + _LONGEST))]
-    if plus and (stop := _international(text, start, ends, plus=True)) is not None:
+    if plus and (stop := _international(text, start, _ends(text, start, end), plus=True)) is not None:
         yield start, stop
     if found or plus:
         return
-    if _DATE.match(text, start, end):
-        return
-    announced = _CALL.search(before(text, start).lower()) or _CALL.search(hint.lower().encode())
+    announced = _calls(before(text, start).lower()) or (hint != "" and _calls(hint.lower().encode()))
+    while (stop := _announced_or_abroad(text, start, end, announced)) is not None:
+        yield start, stop
+        # What follows in the run has a telephone number before it, which announces one. A list is found at once.
+        announced = True
+        group = _GROUP.search(text, stop, end)
+        if group is None:
+            return
+        start = group.start()
+
+
+def _calls(text: bytes) -> bool:
+    return _CALL(text, 0, len(text))[0] >= 0
+
+
+def _ends(text: bytes, start: int, end: int) -> list[int]:
+    return [match.end() for match in _GROUP.finditer(text, start, min(end, start + _LONGEST))]
+
+
+def _announced_or_abroad(text: bytes, start: int, end: int, announced: bool) -> int | None:
+    """Return where a number that starts at ``start`` with 00, or one without a country code after a word, ends."""
+    abroad = text[start : start + 2] == b"00"
+    if not (announced or abroad) or _DATE.match(text, start, end):
+        return None
+    ends = _ends(text, start, end)
     # 00 begins many numbers; separators, or a word, tell a telephone number.
-    if text[start : start + 2] == b"00" and (announced or len(ends) > 1):
+    if abroad and (announced or len(ends) > 1):
         stop = _international(text, start, ends, plus=False)
         if stop is not None:
-            yield start, stop
-            return
+            return stop
     if announced:
         for stop in reversed(ends):
             if not is_word(text, stop) and _national(text[start:stop]):
-                yield start, stop
-                return
-
-
-def _continues(text: bytes, start: int) -> bool:
-    """Whether what starts here is the rest of a longer number: decimals, a version, an identifier."""
-    return text[start - 1 : start] in (b".", b"-", b",") and is_digit(text, start - 2)
+                return stop
+    return None
 
 
 def _international(text: bytes, start: int, ends: list[int], *, plus: bool) -> int | None:
@@ -130,7 +153,7 @@ def _digits(text: str) -> str:
 RULES = (
     Rule(
         name="EMAIL",
-        gate=r"[^\x00-\x20]@[0-9A-Za-z\x80-\xff\[]",
+        gate=r"[^\x00-\x20]@[0-9A-Za-z\x80-\xff\\%_-]+\.[0-9A-Za-z\x80-\xff\\%]",
         pattern=rf"{_LOCAL}+@(?:{_LABEL}\.)+(?:xn--[a-z0-9-]+|\p{{L}}{{2,63}})",
         check=_email,
         canonical=str.lower,
@@ -154,7 +177,17 @@ RULES = (
     ),
     Rule(
         name="PHONE",
-        gate=r"\+\(?[0-9][0-9 ().%/\x80-\xff-]{6}|[0-9](?:[ \t()./%\x80-\xff-]{0,4}[0-9]){8}",
+        gate=(
+            r"\+\(?[0-9][0-9 ().%/\\\x80-\xff-]{6}"
+            r"|[2-9][0-9]{2}(?:\) ?|[.-])[2-9][0-9]{2}[ .-][0-9]{4}"
+            rf"|{LONE_NUMBER}00[ ./()-]{{0,2}}[1-9](?:[ ./()-]{{0,2}}[0-9]){{6}}"
+        ),
+        gate_core=(
+            r"\+\(?[0-9][0-9 ().%/\\\x80-\xff-]{6}"
+            r"|(?:\) ?|[.-])[2-9][0-9]{2}[ .-][0-9]{4}"
+            rf"|{LONE_NUMBER}00[ ./()-]{{0,2}}[1-9](?:[ ./()-]{{0,2}}[0-9]){{6}}"
+        ),
+        gate_pair=(_CALL_GATE, _NINE_DIGITS),
         pattern=r"\+\(?[0-9](?:[ ./()-]{0,2}[0-9]){6,}|\(?[0-9](?:[ ./()-]{0,2}[0-9]){8,}",
         check=_phone,
         canonical=_digits,

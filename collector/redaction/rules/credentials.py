@@ -7,6 +7,7 @@ import binascii
 import re
 from collections.abc import Iterator
 
+from collector.redaction.edge import WORD
 from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_word
 
@@ -81,7 +82,7 @@ RULES = (
     ),
     Rule(
         name="JWT",
-        gate=r"eyJ[A-Za-z0-9_-]{5}",
+        gate=WORD + r"(?:eyJ[A-Za-z0-9_-]{5})",
         pattern=r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}(?:(?:\.[A-Za-z0-9_-]*){0,2}\.[A-Za-z0-9_-]+)?",
         check=_jwt,
         must_match=(
@@ -94,7 +95,7 @@ RULES = (
     Rule(
         name="BEARER_TOKEN",
         gate=r"(?i)bearer[^A-Za-z0-9]{1,8}[A-Za-z0-9._~+/-]{8}|ation[^A-Za-z0-9]{1,12}token[^A-Za-z0-9]",
-        pattern=r"(?i)(?:\bbearer|authorization[\"':=\s]+token)[ :=]+\"?(?P<value>[A-Za-z0-9._~+/-]{12,}=*)",
+        pattern=r"(?i)(?:\bbearer|authorization[\"':=\s]+token)[ :=]+\"?(?P<value>[A-Za-z0-9._~+/-]{11,}[A-Za-z0-9_~+/-]=*)",
         check=_bearer,
         must_match=(
             "Authorization: Bearer " + "mF_9.B5f-4.1JqM4z7",
@@ -126,7 +127,7 @@ RULES = (
     ),
     Rule(
         name="URL_CREDENTIALS",
-        gate=r"[^\x00-\x20]@[0-9A-Za-z\x80-\xff\[]",
+        gate=r":\\*/\\*/[^\x00-\x20\"'<>]*@",
         pattern=r"://(?P<value>[^\s\"'<>/?#]*|[^\s\"'<>/@:]*:[^\s\"'<>@]*)@",
         check=_url,
         must_match=(

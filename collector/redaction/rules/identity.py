@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from collector.redaction.edge import NUMBER
 from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_digit, is_word
 
@@ -30,12 +31,13 @@ def _digits(text: str) -> str:
     return "".join(character for character in text if character.isdigit())
 
 
-_GATE = r"[0-9](?:[ \t()./%\x80-\xff-]{0,4}[0-9]){8}"
+_GATE = rf"{NUMBER}(?:[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}|[0-9]{{3}} [0-9]{{2}} [0-9]{{4}})"
 
 RULES = (
     Rule(
         name="US_SSN",
         gate=_GATE,
+        gate_core=r"[0-9]-[0-9]{2}-[0-9]{4}|[0-9] [0-9]{2} [0-9]{4}",
         pattern=r"[0-9]{3}-[0-9]{2}-[0-9]{4}|[0-9]{3} [0-9]{2} [0-9]{4}",
         check=_ssn,
         canonical=_digits,

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from collector.redaction.edge import WORD
 from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_digit, is_word
 
@@ -14,6 +15,7 @@ _VERSION = re.compile(
     rb"[\"'\s:=_.#-]*$|[=~<>!]=\s*[\"']?$",
     re.IGNORECASE,
 )
+_CENTS = re.compile(rb",[0-9]{1,2}(?![0-9.,])")
 _PACKAGE_LEFT = re.compile(rb"[A-Za-z][-_]$")
 _PACKAGE_RIGHT = re.compile(rb"\.(?:tar|tgz|zip|whl|jar|gz|deb|rpm|exe|dll|so|dmg|pkg|msi)\b|[-+][A-Za-z]")
 _ADDRESS = re.compile(
@@ -30,9 +32,10 @@ def _ipv4(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     """Accept four numbers up to 255 that are neither part of a version number nor the machine itself."""
     if is_word(text, start - 1) or is_word(text, end):
         return
-    if text[start - 1 : start] in (b".", b",") and is_digit(text, start - 2):
+    if text[start - 1 : start] == b"." and is_digit(text, start - 2):
         return
-    if text[end : end + 1] in (b".", b",") and is_digit(text, end + 1):
+    # A comma ends a field of a table; only before one or two last digits it is that of 1.234.123.200,50.
+    if (text[end : end + 1] == b"." and is_digit(text, end + 1)) or _CENTS.match(text, end):
         return
     octets = [int(octet) for octet in text[start:end].split(b".")]
     if max(octets) > 255 or octets[0] == 127 or set(octets) in ({0}, {255}):
@@ -71,7 +74,7 @@ def _ipv6(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     groups = [group for group in written.split(":") if group]
     if address.is_loopback or address.is_unspecified or not any(c.isdigit() for c in written):
         return
-    if len(groups) < 3 and len(groups[0]) < 3:
+    if len(groups) < 3 and (len(groups[0]) < 3 or (written[:2] == "::" and written.count(":") == 2)):
         return
     if len(groups) == 8 and all(len(group) == 2 for group in groups):
         return
@@ -105,7 +108,8 @@ def _address(text: str) -> str:
 RULES = (
     Rule(
         name="IPV4",
-        gate=r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
+        gate=rf"{WORD}[0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]",
+        gate_core=r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
         pattern=r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}",
         check=_ipv4,
         canonical=_address,
@@ -127,8 +131,11 @@ RULES = (
     ),
     Rule(
         name="IPV6",
-        gate=r"[0-9A-Fa-f:]:[0-9A-Fa-f]{0,4}:",
-        pattern=r"[0-9A-Fa-f:]*:[0-9A-Fa-f]{0,4}:(?:[0-9A-Fa-f:]*(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?)",
+        gate=(
+            rf"{WORD}(?:[0-9A-Fa-f]{{1,4}}(?::[0-9A-Fa-f]{{1,4}}){{0,6}}::|::[0-9A-Fa-f]{{1,4}}:|(?:[0-9A-Fa-f]{{1,4}}:){{6}}[0-9A-Fa-f])"
+        ),
+        gate_core=r"[0-9A-Fa-f]::|::[0-9A-Fa-f]|:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:",
+        pattern=r"[0-9A-Fa-f:]*:[0-9A-Fa-f]{0,4}:(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f:]*)",
         check=_ipv6,
         canonical=_address,
         must_match=(
@@ -149,7 +156,8 @@ RULES = (
     ),
     Rule(
         name="MAC_ADDRESS",
-        gate=r"[0-9A-Fa-f](?:[:-][0-9A-Fa-f]{2}){3}",
+        gate=rf"{WORD}[0-9A-Fa-f]{{2}}(?:(?::[0-9A-Fa-f]{{2}}){{5}}|(?:-[0-9A-Fa-f]{{2}}){{5}})",
+        gate_core=r":[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}:|-[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-",
         pattern=r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}",
         check=_mac,
         canonical=lambda text: text.replace("-", ":").lower(),

@@ -16,7 +16,7 @@ _KEY_WORDS = (
 )
 # Between the word and the value: quotes (of JSON, also escaped), one of : = =>, and one space.
 _BETWEEN = r"[\"'\\]{0,4} ?(?:[:=]|=>|:=) ?[\"'\\]{0,4}"
-_VALUE = r"[^\s\"'\\,;&<>()\[\]{}`|]"
+_VALUE = r"[^\s\"'\\,;&<>()\[\]{}`|“”‘’„«»]"
 
 # Values that say where the secret is, or that there is none.
 _PLACEHOLDER = re.compile(
@@ -71,7 +71,7 @@ def _under_key(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
 RULES = (
     Rule(
         name="SECRET",
-        gate=rf"(?i)(?:{_LOGIN_WORDS.encode().decode('latin-1')})[^A-Za-z0-9]{{0,6}}[:=]",
+        gate=rf"(?i)(?:{_LOGIN_WORDS.encode().decode('latin-1')}|contrase(?:\\+u00f1|%c3%b1)a)[^A-Za-z0-9]{{0,6}}[:=]",
         pattern=rf"(?i)(?:{_LOGIN_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{4,}})",
         check=_password,
         must_match=(

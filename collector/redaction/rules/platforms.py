@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collector.redaction.edge import WORD
 from collector.redaction.rule import Rule
 from collector.redaction.validator import left_standalone, standalone
 
@@ -25,7 +26,8 @@ RULES = (
     ),
     Rule(
         name="TWILIO_KEY",
-        gate=r"(?:SK|AC)[0-9a-f]{8}",
+        gate=WORD + r"(?:(?:SK|AC)[0-9a-f]{32})",
+        gate_core=r"(?:SK|AC)[0-9a-f]{8}",
         pattern=r"(?:SK|AC)[0-9a-f]{32}",
         check=standalone,
         must_match=("SK" + _HEX * 2, "sid=AC" + _HEX * 2 + ",", '"SK' + _HEX * 2 + '"'),
@@ -33,7 +35,7 @@ RULES = (
     ),
     Rule(
         name="SENDGRID_KEY",
-        gate=r"SG\.[A-Za-z0-9_-]{8}",
+        gate=WORD + r"(?:SG\.[A-Za-z0-9_-]{8})",
         pattern=r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}",
         check=left_standalone,
         must_match=(
@@ -45,7 +47,7 @@ RULES = (
     ),
     Rule(
         name="NPM_TOKEN",
-        gate=r"npm_[A-Za-z0-9]{8}",
+        gate=WORD + r"(?:npm_[A-Za-z0-9]{8})",
         pattern=r"npm_[A-Za-z0-9]{36}",
         check=standalone,
         must_match=("npm_" + _LONG, "_authToken=npm_" + _LONG + "\n", "(npm_" + _LONG + ")"),
@@ -53,7 +55,7 @@ RULES = (
     ),
     Rule(
         name="PYPI_TOKEN",
-        gate=r"pypi-AgE",
+        gate=WORD + r"(?:pypi-AgE)",
         pattern=r"pypi-AgE[A-Za-z0-9_-]{16,}",
         check=left_standalone,
         must_match=(
@@ -65,7 +67,7 @@ RULES = (
     ),
     Rule(
         name="HUGGINGFACE_TOKEN",
-        gate=r"hf_[A-Za-z0-9]{8}|api_org_[A-Za-z0-9]{8}",
+        gate=WORD + r"(?:hf_[A-Za-z0-9]{8}|api_org_[A-Za-z0-9]{8})",
         pattern=r"hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}",
         check=left_standalone,
         must_match=("hf_" + _LONG[:34], "HF_TOKEN=hf_" + _LONG[:34] + ";", "api_org_" + _LONG[:34]),
@@ -73,9 +75,11 @@ RULES = (
     ),
     Rule(
         name="GITLAB_TOKEN",
-        gate=r"gl(?:pat|dt|rt|ptt|ft|imt|agent|soat|cbt|oas|ffct)-[A-Za-z0-9_-]{4}|GR1348941",
+        gate=WORD + r"(?:gl(?:pat|dt|rt|ptt|ft|imt|agent|soat|cbt|oas|ffct)-[A-Za-z0-9_-]{4}|GR1348941)",
+        gate_core=r"gl(?:pat|dt|rt|ptt|ft|imt|agent|soat|cbt|oas|ffct)-|GR1348941",
         pattern=(
-            r"gl(?:pat|dt|rt|ptt|ft|imt|agent|soat|cbt|oas|ffct)-[A-Za-z0-9_.-]{20,}|GR1348941[A-Za-z0-9_-]{20,}"
+            r"gl(?:pat|dt|rt|ptt|ft|imt|agent|soat|cbt|oas|ffct)-[A-Za-z0-9_-]{20,}(?:\.[A-Za-z0-9_-]+)*"
+            r"|GR1348941[A-Za-z0-9_-]{20,}"
         ),
         check=left_standalone,
         must_match=("glpat-" + _LONG[:20], "PRIVATE-TOKEN: glpat-" + _LONG[4:24], "gldt-" + _LONG[:20] + "'"),
@@ -110,10 +114,11 @@ RULES = (
     ),
     Rule(
         name="PLATFORM_TOKEN",
-        gate=(
-            r"dop_v1_|shp(?:at|ca|pa|ss)_|lin_api_|gsk_[A-Za-z0-9]{4}|xai-[A-Za-z0-9]{4}|r8_[A-Za-z0-9]{8}|pplx-"
+        gate=WORD
+        + (
+            r"(?:dop_v1_|shp(?:at|ca|pa|ss)_|lin_api_|gsk_[A-Za-z0-9]{4}|xai-[A-Za-z0-9]{4}|r8_[A-Za-z0-9]{8}|pplx-"
             r"|lsv2_[ps]|dp\.[ps]t\.|NRAK-|sntry[su]_|glsa_|hvs\.|ATATT3|PMAK-|dapi[0-9a-f]{8}|ntn_|sbp_|tskey-"
-            r"|AGE-SECRET-KEY-1|sk-lf-|fo1_|PuTTY-User-Key-File"
+            r"|AGE-SECRET-KEY-1|sk-lf-|fo1_)|PuTTY-User-Key-File"
         ),
         pattern=(
             r"dop_v1_[0-9a-f]{32,}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|lin_api_[A-Za-z0-9]{32,}|gsk_[A-Za-z0-9]{40,}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from collector.redaction.edge import WORD
 from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_word, left_standalone, standalone
 
@@ -20,7 +21,8 @@ def _sk(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
 RULES = (
     Rule(
         name="AWS_KEY",
-        gate=r"A(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{4}",
+        gate=WORD + r"(?:A(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{4})",
+        gate_core=r"A(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{4}",
         pattern=r"A(?:KIA|SIA|BIA|CCA|GPA|IDA|ROA|NPA|NVA)[A-Z0-9]{16,17}",
         check=standalone,
         must_match=(
@@ -44,7 +46,8 @@ RULES = (
     ),
     Rule(
         name="GITHUB_TOKEN",
-        gate=r"gh[pousr]_[A-Za-z0-9]{4}|github_pat_",
+        gate=WORD + r"(?:gh[pousr]_[A-Za-z0-9]{4}|github_pat_)",
+        gate_core=r"gh[pousr]_[A-Za-z0-9]{4}|github_pat_",
         pattern=r"gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{22,}",
         check=left_standalone,
         must_match=(
@@ -56,7 +59,7 @@ RULES = (
     ),
     Rule(
         name="OPENAI_KEY",
-        gate=r"sk-[A-Za-z0-9]",
+        gate=WORD + r"(?:sk-[A-Za-z0-9_-])",
         pattern=r"sk-[A-Za-z0-9_-]{20,}",
         check=_sk,
         must_match=(
@@ -73,7 +76,7 @@ RULES = (
     ),
     Rule(
         name="ANTHROPIC_KEY",
-        gate=r"sk-ant-",
+        gate=WORD + r"(?:sk-ant-)",
         pattern=r"sk-ant-[A-Za-z0-9_-]{12,}",
         check=left_standalone,
         must_match=(
@@ -85,7 +88,7 @@ RULES = (
     ),
     Rule(
         name="SLACK_TOKEN",
-        gate=r"xox[abceoprs]|xapp-[0-9]|hooks\.slack\.com",
+        gate=WORD + r"(?:xox[abceoprs]|xapp-[0-9])|hooks\.slack\.com",
         pattern=(
             r"xox[abceoprs](?:\.xox[bp])?-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,}"
             r"|hooks\.slack\.com/(?:services|workflows|triggers)/(?P<value>[A-Za-z0-9/_-]{10,})"
@@ -100,7 +103,8 @@ RULES = (
     ),
     Rule(
         name="STRIPE_KEY",
-        gate=r"[sr]k_(?:live|test)_|whsec_",
+        gate=WORD + r"(?:[sr]k_(?:live|test)_|whsec_)",
+        gate_core=r"[sr]k_(?:live|test)_|whsec_",
         pattern=r"[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{24,}",
         check=left_standalone,
         must_match=(
@@ -116,7 +120,7 @@ RULES = (
     ),
     Rule(
         name="GOOGLE_KEY",
-        gate=r"AIza|ya29\.|GOCSPX-",
+        gate=WORD + r"(?:AIza|ya29\.|GOCSPX-)",
         pattern=r"AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,}|GOCSPX-[0-9A-Za-z_-]{20,}",
         check=left_standalone,
         must_match=(

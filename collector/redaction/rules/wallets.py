@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collector.redaction.edge import WORD
 from collector.redaction.rule import Rule
 from collector.redaction.validator import standalone, standard_number
 
@@ -10,7 +11,8 @@ _BASE58 = "[1-9A-HJ-NP-Za-km-z]"
 RULES = (
     Rule(
         name="CRYPTO_WALLET",
-        gate=r"0x[0-9a-fA-F]{8}",
+        gate=rf"{WORD}0x[0-9a-fA-F]{{40}}",
+        gate_core=r"0x[0-9a-fA-F]{8}",
         pattern=r"0x[0-9a-fA-F]{40}",
         check=standalone,
         canonical=str.lower,
@@ -27,7 +29,7 @@ RULES = (
     ),
     Rule(
         name="CRYPTO_WALLET",
-        gate=r"(?i)bc1[a-z0-9]{8}",
+        gate=rf"{WORD}(?i:bc1)[A-Za-z0-9]{{11}}",
         pattern=r"(?i)bc1[a-z0-9]{11,71}",
         check=standard_number("bitcoin"),
         canonical=str.lower,

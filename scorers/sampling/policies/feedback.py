@@ -44,11 +44,15 @@ class Feedback(Policy):
     def vote(self, trace: Trace, ballot: Ballot) -> Vote:
         """See :meth:`Policy.vote`."""
         del ballot
+        return YES if self.complains(trace) else NO
+
+    def complains(self, trace: Trace) -> bool:
+        """Whether a person complained, as far as the trace says."""
         for decoded in trace.decoded(b"evaluation", b"annotation"):
             span = SpanView(decoded, {}, "")
             if any(map(self._negative_event, span.events)) or self._negative_annotation(span.attributes):
-                return YES
-        return NO
+                return True
+        return False
 
     def _negative_event(self, event: SpanEvent) -> bool:
         if event.name != "gen_ai.evaluation.result":

@@ -10,6 +10,8 @@ from scorers.sampling.ballot import Ballot, Bucket, Vote
 from scorers.sampling.policy import Policy
 from scorers.sampling.trace import Trace
 
+_AHEAD_NS = 3_600_000_000_000
+
 
 class RateLimit(Policy):
     """Matches every trace and keeps them while its token bucket lasts; stands in an ``and`` most of the time.
@@ -38,6 +40,8 @@ class RateLimit(Policy):
             return Vote(False, None)
         size = self.burst if self.burst is not None else max(1.0, 2.0 * self.traces_per_second)
         bucket = ballot.buckets.setdefault(ballot.path, Bucket(size, ballot.now_ns))
+        if bucket.at_ns > ballot.now_ns + _AHEAD_NS:
+            bucket.at_ns = ballot.now_ns  # a clock was wrong; until then no token would come
         elapsed = max(0, ballot.now_ns - bucket.at_ns) / 1e9
         bucket.tokens = min(size, bucket.tokens + elapsed * self.traces_per_second)
         bucket.at_ns = max(bucket.at_ns, ballot.now_ns)

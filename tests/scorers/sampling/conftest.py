@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 
 from scorers.sampler import SamplerStage
 from scorers.sampling.settings import SamplingSettings
-from stream.records import TOPIC_LOGS, TOPIC_SPANS
+from stream.records import TOPIC_LOGS, TOPIC_SAMPLED, TOPIC_SCORES, TOPIC_SPANS, OperationsRecord
 from stream.stage import Batch, Output, Record, Reject, Result
 
 SECOND = 1_000_000_000
@@ -134,6 +135,7 @@ class Runtime:
         self.state: dict[str, bytes] = {}
         self.ledger: dict[str, int] = {}
         self.outputs: list[Output] = []
+        self.told: list[OperationsRecord] = []
         self.rejects: list[Reject] = []
         self.goes_back = False  # whether a commit may name an earlier offset than the last
         self.restart()
@@ -186,7 +188,10 @@ class Runtime:
                 self.state[key] = value
         for name, by in result.counters.items():
             self.ledger[name] = self.ledger.get(name, 0) + by
-        self.outputs.extend(result.outputs)
+        self.outputs.extend(output for output in result.outputs if output.topic == TOPIC_SAMPLED)
+        for output in result.outputs:
+            if output.topic == TOPIC_SCORES:
+                self.told.append(msgspec.json.decode(output.value, type=OperationsRecord))
         self.rejects.extend(result.rejects)
         self.check_balance()
         return result

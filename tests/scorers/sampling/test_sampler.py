@@ -35,7 +35,9 @@ def test_trace_is_whole_and_goes_out_after_root_and_quiet(rig, runtime):
     run.tick(30)  # the other trace has no root
     assert rig.Kept(run.outputs[1]).trace_id == rig.trace_id(2)
     assert run.ledger == {
-        "spans_in": 3, "spans_kept": 3, "spans_pending": 0, "traces_kept": 2, "traces_kept.uniform": 2,
+        "spans_in": 3, "spans_kept": 3, "spans_pending": 0, "operations_seen": 2,
+        "operations_skipped.no_interaction": 2,
+        "traces_kept": 2, "traces_kept.uniform": 2,
     }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def _write(rig, run, history) -> float:
     for pause, what, trace, number in history:
         at += pause
         parent = 0 if number else None
-        fields = {"attributes": {"k": number}} if number % 2 else {}
+        fields = {"attributes": {"gen_ai.operation.name": "chat", "k": number}} if number % 2 else {}
         match what:
             case "log":
                 run.logs(at, {"trace": trace, "span": number}, {"trace": trace + 1, "span": None})
@@ -81,8 +81,17 @@ def _reference(rig, configuration, history):
     return run, end
 
 
+def _facts(run):
+    return sorted(
+        (record.tenant, facts.trace_id, repr(facts)) for record in run.told for facts in record.traces
+    )
+
+
 def _check(rig, run, reference) -> None:
     assert _seen(run) == _seen(reference)
+    assert _facts(run) == _facts(reference)
+    told = [facts[:2] for facts in _facts(run)]
+    assert len(set(told)) == len(told) == run.count("operations_sent"), "a trace was told about twice"
     assert {name: by for name, by in run.ledger.items() if by} == {
         name: by for name, by in reference.ledger.items() if by
     }
