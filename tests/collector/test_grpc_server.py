@@ -12,6 +12,7 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from harness import PATIENCE_S
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
@@ -49,7 +50,7 @@ def request_of(*names: str) -> ExportTraceServiceRequest:
 def call(address: str, method: str, body: bytes, **options: Any) -> bytes:
     metadata = options.pop("metadata", None)
     with grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
-        return channel.unary_unary(method)(body, timeout=20, metadata=metadata, **options)
+        return channel.unary_unary(method)(body, timeout=60, metadata=metadata, **options)
 
 
 def refused(address: str, method: str, body: bytes, **options: Any) -> grpc.RpcError:
@@ -125,7 +126,7 @@ def test_logs(start: Any) -> None:
 def test_metrics_are_answered_clearly(start: Any) -> None:
     running = start()
     with grpc.insecure_channel(running.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-        MetricsServiceStub(channel).Export(ExportMetricsServiceRequest(), timeout=10)
+        MetricsServiceStub(channel).Export(ExportMetricsServiceRequest(), timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert "not metrics" in caught.value.details()
 
@@ -191,7 +192,7 @@ def test_beyond_the_budget_requests_are_refused_before_they_are_decoded(start: A
     body = request_of("x" * 3500).SerializeToString()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(call, running.grpc, TRACES, body)
-        assert running.log.entered.wait(10)
+        assert running.log.entered.wait(PATIENCE_S)
         assert running.receivers.metrics()["in_flight_bytes"] == len(body)
         # Were it decoded, it would be an invalid argument.
         error = refused(running.grpc, TRACES, b"rubbish" * 500)
@@ -226,7 +227,7 @@ def test_health(start: Any) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
 
         def check(service: str = "") -> int:
-            return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status
+            return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60).status
 
         serving, not_serving = (
             health_pb2.HealthCheckResponse.SERVING,
@@ -254,7 +255,7 @@ def test_stop_waits_for_requests_in_flight_and_is_idempotent(start: Any) -> None
     running.log.gate = running.call(asyncio.Event)
     with ThreadPoolExecutor(2) as pool:
         request = pool.submit(call, running.grpc, TRACES, request_of("a").SerializeToString())
-        assert running.log.entered.wait(10)
+        assert running.log.entered.wait(PATIENCE_S)
         stopping = pool.submit(running.run, running.receivers.stop(10))
         running.call(running.log.gate.set)
         assert request.result(10) == b""
@@ -269,10 +270,10 @@ def test_a_sender_that_leaves_does_not_break_the_books(start: Any) -> None:
     running.log.gate = running.call(asyncio.Event)
     with grpc.insecure_channel(running.grpc) as channel:
         leaving = channel.unary_unary(TRACES).future(request_of("a").SerializeToString())
-        assert running.log.entered.wait(10)
+        assert running.log.entered.wait(PATIENCE_S)
         leaving.cancel()
         # Answered after the cancellation has arrived: the connection keeps the order.
-        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
     running.call(running.log.gate.set)
     running.run(running.receivers.stop(10))
     assert running.receivers.metrics()["in_flight_bytes"] == 0
@@ -289,6 +290,6 @@ def test_a_missing_certificate_is_a_start_error(start: Any, tmp_path: Path) -> N
 def test_the_stub_of_the_protocol_works(start: Any) -> None:
     running = start()
     with grpc.insecure_channel(running.grpc, compression=grpc.Compression.Gzip) as channel:
-        answered = TraceServiceStub(channel).Export(request_of("a", "b"), timeout=10)
+        answered = TraceServiceStub(channel).Export(request_of("a", "b"), timeout=60)
     assert not answered.HasField("partial_success")
     assert [span.name for span in running.log.spans] == ["a", "b"]

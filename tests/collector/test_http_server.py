@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import zstandard
 from google.rpc.status_pb2 import Status
+from harness import PATIENCE_S
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -59,7 +60,7 @@ def request_of(*names: str) -> bytes:
 
 def send(running: Any, body: Any, path: str = "/v1/traces", method: str = "POST", **headers: str) -> Answer:
     sent = {"Content-Type": PROTOBUF} | {name.replace("_", "-"): value for name, value in headers.items()}
-    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
     try:
         connection.request(method, path, body, sent)
         response = connection.getresponse()
@@ -259,7 +260,7 @@ def test_a_bomb_does_not_go_off(start: Any, encoding: str, bomb: Callable[[int],
 
 def test_two_hundred_megabytes_are_refused_unread(start: Any) -> None:
     running = start()
-    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=60) as raw:
         head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nContent-Length: {200 << 20}\r\n\r\n"
         raw.sendall(head.encode())
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
@@ -268,7 +269,7 @@ def test_two_hundred_megabytes_are_refused_unread(start: Any) -> None:
 def test_two_hundred_megabytes_in_chunks_are_refused_while_they_come(start: Any) -> None:
     running = start(max_request_bytes=1 << 20)
     sent = 0
-    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=60) as raw:
         raw.sendall(
             f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
@@ -295,7 +296,7 @@ def test_two_hundred_megabytes_in_chunks_are_refused_while_they_come(start: Any)
 
 def test_a_body_that_does_not_arrive_holds_nothing_for_long(start: Any) -> None:
     running = start(read_timeout=0.2)
-    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=60) as raw:
         head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nContent-Length: 1000\r\n\r\nabc"
         raw.sendall(head.encode())
         assert raw.recv(4096).startswith(b"HTTP/1.1 400")
@@ -339,13 +340,13 @@ def test_beyond_the_budget_requests_are_refused_before_they_are_decoded(start: A
     body = request_of("x" * 3500)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(send, running, body)
-        assert running.log.entered.wait(10)
+        assert running.log.entered.wait(PATIENCE_S)
         answer = send(running, b"rubbish" * 500)
         assert answer.status == 429
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.rpc.code == 14
         # It is refused before its body is read, too.
-        with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=20) as raw:
+        with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=60) as raw:
             head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nContent-Length: 3500\r\n\r\n"
             raw.sendall(head.encode())
             assert raw.recv(4096).startswith(b"HTTP/1.1 429")
@@ -360,10 +361,10 @@ def test_a_sender_that_leaves_does_not_break_the_books(start: Any) -> None:
     running = start()
     running.log.gate = running.call(asyncio.Event)
     body = request_of("a")
-    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=60) as raw:
         head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nContent-Length: {len(body)}\r\n\r\n"
         raw.sendall(head.encode() + body)
-        assert running.log.entered.wait(10)
+        assert running.log.entered.wait(PATIENCE_S)
     running.call(running.log.gate.set)
     running.run(running.receivers.stop(10))
     assert running.receivers.metrics()["in_flight_bytes"] == 0
@@ -411,7 +412,7 @@ def test_tls_and_client_certificates(start: Any, certificate: tuple[Path, Path])
 
     def post(context: ssl.SSLContext) -> int:
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", running.receivers.http_port, timeout=10, context=context
+            "127.0.0.1", running.receivers.http_port, timeout=60, context=context
         )
         try:
             connection.request("POST", "/v1/traces", request_of("a"), {"Content-Type": PROTOBUF})

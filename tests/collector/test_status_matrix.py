@@ -135,14 +135,14 @@ def send(
         metadata = (("authorization", f"Bearer {token}"),) if token else None
         with grpc.insecure_channel(running.grpc) as channel:
             try:
-                channel.unary_unary(f"/{service}/Export")(body, timeout=20, metadata=metadata)
+                channel.unary_unary(f"/{service}/Export")(body, timeout=60, metadata=metadata)
             except grpc.RpcError as error:
                 status = rpc_status.from_call(error)
                 return told(error.code().name, None, error.details(), status, None)
         return Told("OK", None, None, "", [])
     content_type = "application/json" if protocol == "http/json" else "application/x-protobuf"
     headers = {"Content-Type": content_type} | ({"Authorization": f"Bearer {token}"} if token else {})
-    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
     try:
         connection.request("POST", path, body, headers)
         answer = connection.getresponse()
@@ -231,7 +231,7 @@ def test_what_only_http_can_get_wrong(
     start: Any, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
     running = start()
-    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
     connection.request(method, path, good("grpc"), {"Content-Type": "application/x-protobuf"} | headers)
     answer = connection.getresponse()
     assert answer.status == status
@@ -243,7 +243,7 @@ def test_what_only_http_can_get_wrong(
 
 def test_one_http_connection_serves_many_requests_and_errors(start: Any) -> None:
     running = start()
-    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
     headers = {"Content-Type": "application/x-protobuf"}
     connection.connect()
     local = connection.sock.getsockname()
@@ -297,13 +297,13 @@ def test_a_refused_message_is_not_received(start: Any, monkeypatch: pytest.Monke
             grpc.insecure_channel(address, options=options) as channel,
             pytest.raises(grpc.RpcError) as caught,
         ):
-            channel.unary_unary(f"/{SIGNALS['traces'][0]}/Export")(bytes(60 << 20), timeout=20)
+            channel.unary_unary(f"/{SIGNALS['traces'][0]}/Export")(bytes(60 << 20), timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert received < 30 << 20  # a window, which grows while a busy machine is late to refuse
 
 
 def test_a_message_that_does_not_arrive_holds_nothing_for_long(start: Any) -> None:
-    running = start(read_timeout=0.3)
+    running = start(read_timeout=3)
     assert (
         send(running, "grpc", body=good("grpc", spans=100)).code == "OK"
     )  # so that another large one is expected
@@ -316,7 +316,7 @@ def test_a_message_that_does_not_arrive_holds_nothing_for_long(start: Any) -> No
             yield b""
 
         with pytest.raises(grpc.RpcError) as caught:
-            call(silent(), timeout=20)
+            call(silent(), timeout=60)
         wait.set()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "too_slow" in caught.value.details()
@@ -365,7 +365,7 @@ def test_old_connections_are_renewed_without_losing_a_call(start: Any) -> None:
             export = channel.unary_unary(f"/{SIGNALS['traces'][0]}/Export")
             end = time.monotonic() + 60
             while connections < 2 and time.monotonic() < end:
-                assert export(good("grpc"), timeout=20) == b""
+                assert export(good("grpc"), timeout=60) == b""
     assert connections >= 2
 
 
@@ -413,7 +413,7 @@ def test_zstd_over_grpc_is_refused(start: Any) -> None:
         grpc_encoding="zstd",
     )
     packed = zstandard.compress(good("grpc"))
-    with socket.create_connection(("127.0.0.1", running.receivers.grpc_port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", running.receivers.grpc_port), timeout=60) as raw:
         raw.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
         raw.sendall(_frame(1, 4, 1, head))
         raw.sendall(_frame(0, 1, 1, b"\1" + len(packed).to_bytes(4, "big") + packed))
@@ -432,7 +432,7 @@ def test_zstd_over_grpc_is_refused(start: Any) -> None:
 
 
 def ask(running: Any, method: str, origin: str, **headers: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
     named = {"Origin": origin} | {name.replace("_", "-"): value for name, value in headers.items()}
     body = good("grpc") if method == "POST" else None
     connection.request(method, "/v1/traces", body, named)

@@ -15,6 +15,7 @@ import pytest
 from certificates import Authority, Certificate
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
+from harness import PATIENCE_S
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pydantic import ValidationError
 
@@ -46,7 +47,7 @@ def request_of(spans: int = 1, name: str = "x", **attributes: str) -> bytes:
 
 
 def send(running: Any, body: bytes, token: str | None = None) -> tuple[int, dict[str, str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
     headers = {"Content-Type": "application/x-protobuf"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
@@ -61,7 +62,7 @@ def send(running: Any, body: bytes, token: str | None = None) -> tuple[int, dict
 
 def call(running: Any, body: bytes, token: str) -> None:
     with grpc.insecure_channel(running.grpc) as channel:
-        channel.unary_unary(TRACES)(body, timeout=20, metadata=(("authorization", f"Bearer {token}"),))
+        channel.unary_unary(TRACES)(body, timeout=60, metadata=(("authorization", f"Bearer {token}"),))
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_what_a_compressed_body_becomes_is_what_it_costs(start: Any, tenants: An
     clock = Clock()
     running = start(tenants=tenants(acme={"bytes_per_second": 1000, "burst": "1s"}), clock=clock)
     body = request_of(1, "x" * 10_000)
-    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
     headers = {
         "Content-Type": "application/x-protobuf",
         "Content-Encoding": "gzip",
@@ -163,7 +164,7 @@ def test_a_greedy_tenant_waits_behind_itself(start: Any, tenants: Any) -> None:
 
     def slow(payload: Any, tenant: str = "default") -> Any:
         entered.set()
-        assert gate.wait(30)
+        assert gate.wait(PATIENCE_S)
         order.append(tenant)
         return real(payload, tenant)
 
@@ -171,7 +172,7 @@ def test_a_greedy_tenant_waits_behind_itself(start: Any, tenants: Any) -> None:
     waiting = lambda: running.receivers.metrics()["waiting_requests"]  # noqa: E731
     with ThreadPoolExecutor(32) as pool:
         futures = [pool.submit(send, running, request_of(), TOKENS["acme"]) for _ in range(30)]
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE_S)
         while waiting() < 29:
             entered.wait(0.01)
         futures.append(pool.submit(send, running, request_of(), TOKENS["umbrella"]))
@@ -219,7 +220,7 @@ def test_a_greedy_tenant_leaves_room_in_flight(start: Any, tenants: Any) -> None
     body = request_of(1, "x" * 2500)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(send, running, body, TOKENS["acme"])
-        assert running.log.entered.wait(10)
+        assert running.log.entered.wait(PATIENCE_S)
         # Without a share of its own it could take three of these.
         assert send(running, body, TOKENS["acme"])[0] == 429
         second = pool.submit(send, running, body, TOKENS["umbrella"])
@@ -299,7 +300,7 @@ def over_http(running: Any, authority: Authority, shown: Certificate, token: str
     context = ssl.create_default_context(cafile=authority.cert)
     context.load_cert_chain(shown.cert, shown.key)
     connection = http.client.HTTPSConnection(
-        "127.0.0.1", running.receivers.http_port, timeout=10, context=context
+        "127.0.0.1", running.receivers.http_port, timeout=60, context=context
     )
     headers = {"Content-Type": "application/x-protobuf"} | (
         {"Authorization": f"Bearer {token}"} if token else {}
@@ -319,7 +320,7 @@ def over_grpc(running: Any, authority: Authority, shown: Certificate, token: str
     with grpc.secure_channel(running.grpc, credentials) as channel:
         try:
             metadata = (("authorization", f"Bearer {token}"),) if token else None
-            channel.unary_unary(TRACES)(request_of(), timeout=10, metadata=metadata)
+            channel.unary_unary(TRACES)(request_of(), timeout=60, metadata=metadata)
         except grpc.RpcError as error:
             return codes[error.code()]
         return 200

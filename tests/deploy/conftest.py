@@ -25,7 +25,7 @@ def secrets() -> dict[str, str]:
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return a running cluster of one broker; skips, loudly, or fails as the tests in ``tests/kafka`` do."""
     require_kafka()
-    cluster = Cluster(tmp_path_factory.mktemp("kafka"))
+    cluster = Cluster(tmp_path_factory.mktemp("kafka"), shared=True)
     try:
         cluster.start()
         yield cluster

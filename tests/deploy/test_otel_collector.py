@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import Consumer
 from deploy_tools import tool
 from deployed import ROOT
-from harness import free_port, wait_until
+from harness import PATIENCE_S, free_port, wait_until
 from kafka_broker import Cluster
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
@@ -128,9 +128,9 @@ def test_spans_are_forwarded_with_the_token_and_again_after_a_refusal(
         collectors.append(collector)
         sent = [span for number in range(20) for span in trace(f"forward-{number}")]
         collector.send(request(sent))
-        assert running.log.entered.wait(30), collector.said()  # refused once at least
+        assert running.log.entered.wait(PATIENCE_S), collector.said()  # refused once at least
         running.log.error = None
-        wait_until(lambda: len(running.log.spans) == len(sent), f"all spans; {collector.said()}", 40)
+        wait_until(lambda: len(running.log.spans) == len(sent), f"all spans; {collector.said()}")
         assert {s.span_id for s in running.log.spans} == {s.span_id for s in sent}
         assert {dict(output.headers)["tenant"] for output in running.log.outputs} == {b"one"}
 

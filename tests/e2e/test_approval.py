@@ -37,7 +37,7 @@ def _config(gateway: CountingGateway) -> dict[str, Any]:
 
 
 def _gate(process: Process) -> dict[str, Any]:
-    with urlopen(f"http://127.0.0.1:{process.ports['web']}/v1/gates/r", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{process.ports['web']}/v1/gates/r", timeout=60) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
 
@@ -67,7 +67,7 @@ def test_a_person_approves_the_rollback(
             i for i in json.loads(process.run("incidents", "list", "--json").stdout) if i["state"] == "firing"
         ]
 
-    (incident,) = wait_until(waiting, "an incident", 60)
+    (incident,) = wait_until(waiting, "an incident")
     assert counting_gateway.calls == []
     wait_until(lambda: _gate(process)["verdict"] == "fail", "the gate to fail")
     this = incident["incident_id"]
@@ -80,7 +80,7 @@ def test_a_person_approves_the_rollback(
     assert "load test" in process.run("incidents", "show", this).stdout
     process.run("incidents", "silence", this, "--lift")
     # What messages link to is there.
-    page = urlopen(f"http://127.0.0.1:{process.ports['web']}/incidents/{this}", timeout=10).read().decode()
+    page = urlopen(f"http://127.0.0.1:{process.ports['web']}/incidents/{this}", timeout=60).read().decode()
     assert "load test" in page
     process.run("incidents", "kill-switch", "on")
     stopped = process.run("incidents", "approve", this, check=False)

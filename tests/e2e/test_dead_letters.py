@@ -30,7 +30,7 @@ def test_letters_are_listed_shown_safely_and_replayed_once(make_process: Callabl
         ]
 
     process.start()
-    wait_until(lambda: len(letters()) == 2, "drift and store to refuse it", 30)
+    wait_until(lambda: len(letters()) == 2, "drift and store to refuse it")
     first = {letter["stage"]: letter for letter in letters()}
     assert set(first) == {"drift", "store"}
     assert all(
@@ -54,7 +54,7 @@ def test_letters_are_listed_shown_safely_and_replayed_once(make_process: Callabl
     assert refused.returncode == 1
     assert f"{drift}: not replayed: it was replayed already" in refused.stdout
     assert "0:99: not replayed: there is no such letter" in refused.stdout
-    wait_until(lambda: len(letters()) == 4, "the new letters", 30)
+    wait_until(lambda: len(letters()) == 4, "the new letters")
     with inspect(process.data / "log.db") as reader:
         original, again = (one for one in read_topic(reader, "scores") if one.value == BAD)
     assert (again.value, again.key) == (original.value, original.key)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import wait_until
+from harness import PATIENCE_S, wait_until
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_the_demo_goes_from_a_span_to_a_verified_rollback(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "driftgate", "demo", "--folder", str(tmp_path)],
@@ -36,5 +36,5 @@ def test_a_demo_that_is_ended_leaves_no_process_behind(tmp_path: Path) -> None:
 
     made = wait_until(children, "the demo's processes")
     demo.terminate()
-    assert demo.wait(60) == 130
+    assert demo.wait(PATIENCE_S) == 130
     wait_until(lambda: not any(child.is_running() for child in made), "the processes to end")

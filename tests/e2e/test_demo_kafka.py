@@ -13,7 +13,7 @@ from kafka_broker import Cluster, require_kafka
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_demo_passes_on_kafka_with_two_workers_of_every_stage(tmp_path: Path) -> None:
     require_kafka()
     cluster = Cluster(tmp_path / "kafka")

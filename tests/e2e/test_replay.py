@@ -53,7 +53,7 @@ def test_a_killed_process_left_verdicts_that_are_reproduced(make_process: Callab
     start = time.time() - 50.0
     put(process, scores(0, 500, start))
     process.start()
-    wait_until(lambda: process.sql("SELECT count() FROM verdicts")[0][0] > 0, "first verdicts", 60)
+    wait_until(lambda: process.sql("SELECT count() FROM verdicts")[0][0] > 0, "first verdicts")
     process.kill()
     put(process, scores(500, 500, start))
     process.start()
@@ -62,7 +62,7 @@ def test_a_killed_process_left_verdicts_that_are_reproduced(make_process: Callab
         shown = process.run("verdicts", "--state", "regressed", "--rollout", "r", "--json").stdout
         return [json.loads(line) for line in shown.splitlines()]
 
-    (found,) = wait_until(rollbacks, "the rollback", 120)
+    (found,) = wait_until(rollbacks, "the rollback")
     assert found["action"] == "rollback"
     again = process.run("replay", "--verdict", found["verdict_id"][:12], "--from", "store")
     assert json.loads(again.stdout) == found
@@ -72,7 +72,7 @@ def test_a_killed_process_left_verdicts_that_are_reproduced(make_process: Callab
         in process.run("explain", found["verdict_id"]).stdout
     )
 
-    wait_until(process.drained, "everything to be stored", 60)
+    wait_until(process.drained, "everything to be stored")
     process.stop()
     for origin in ("log", "store"):
         checked = process.run("replay", "--all", "--from", origin).stderr

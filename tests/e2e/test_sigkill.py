@@ -40,7 +40,7 @@ def test_fifty_kills_lose_nothing_and_repeat_nothing(
     )
     load.finish()
     assert not load.errors, load.errors
-    wait_until(process.drained, "every stage to take everything", 120)
+    wait_until(process.drained, "every stage to take everything")
 
     stored = process.sql("SELECT TraceId, SpanId FROM otel_traces")
     acknowledged = load.acknowledged

@@ -169,7 +169,7 @@ def test_when_the_log_is_full_spans_are_refused_and_acknowledged_ones_stay(
         padding = "word " * 4000
         spans = [s for n in range(8) for s in trace(f"{acknowledged}-{n}", question=padding)]
         try:
-            client._export(request(spans), timeout=20)
+            client._export(request(spans), timeout=60)
             acknowledged += len(spans)
         except grpc.RpcError as error:
             refused = error
@@ -189,11 +189,11 @@ def test_health_metrics_and_status_answer(make_process: Callable[..., Process], 
     process.start()
     base = f"http://127.0.0.1:{process.ports['web']}"
     for path in ("/livez", "/readyz"):
-        with urlopen(base + path, timeout=10) as answer:
+        with urlopen(base + path, timeout=60) as answer:
             assert answer.status == 200
 
     def metrics() -> str:
-        with urlopen(base + "/metrics", timeout=10) as answer:
+        with urlopen(base + "/metrics", timeout=60) as answer:
             return str(answer.read().decode())
 
     wait_until(

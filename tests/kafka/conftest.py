@@ -14,7 +14,7 @@ from kafka_broker import Cluster, require_kafka
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return a running cluster of one broker."""
     require_kafka()
-    cluster = Cluster(tmp_path_factory.mktemp("kafka"))
+    cluster = Cluster(tmp_path_factory.mktemp("kafka"), shared=True)
     try:
         cluster.start()
         yield cluster
@@ -34,6 +34,7 @@ def make_url(kafka: Cluster) -> Callable[..., str]:
             "replication": 1,
             "min_insync": 1,
             "session_timeout": "6s",
+            "timeout": "30s",
         }
         asked.update(options)
         return f"kafka://{kafka.bootstrap}/?" + "&".join(f"{key}={value}" for key, value in asked.items())

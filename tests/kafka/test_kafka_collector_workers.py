@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from harness import Client, free_port, wait_until
+from harness import PATIENCE_S, Client, free_port, wait_until
 from kafka_fleet import Fleet, Tail, span_ids
 from traces import request, trace
 
@@ -28,7 +28,7 @@ def fleet(make_url: Callable[..., str], tmp_path: Path) -> Iterator[Fleet]:
     web = free_port()
     made = Fleet(
         tmp_path,
-        make_url(transaction_timeout="2s"),
+        make_url(transaction_timeout="5s"),
         web={"port": web},
         shutdown_grace="15s",
     )
@@ -50,7 +50,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 def status(fleet: Any) -> dict[str, Any]:
     try:
-        with urlopen(f"http://127.0.0.1:{fleet.web}/v1/status", timeout=10) as answer:
+        with urlopen(f"http://127.0.0.1:{fleet.web}/v1/status", timeout=60) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
     except OSError:
@@ -67,7 +67,7 @@ def gone(pid: int) -> bool:
 
 def test_workers_share_the_port_and_a_killed_one_loses_nothing(fleet: Fleet) -> None:
     supervisor = fleet.start("collector", "--workers", "2")
-    wait_until(lambda: ready(fleet), f"two workers; {fleet.said()}", 60)
+    wait_until(lambda: ready(fleet), f"two workers; {fleet.said()}")
     first = {worker["number"]: worker["pid"] for worker in status(fleet)["workers"]}
     assert len(set(first.values())) == 2
 
@@ -111,11 +111,11 @@ def test_workers_share_the_port_and_a_killed_one_loses_nothing(fleet: Fleet) -> 
 
     # A second collector must not creep in on the shared port.
     other = fleet.start("collector", "--workers", "2")
-    assert other.wait(60) == 1
+    assert other.wait(PATIENCE_S) == 1
     assert "cannot listen for OTLP" in fleet.said()
 
     supervisor.terminate()
-    assert supervisor.wait(30) == 0, fleet.said()
+    assert supervisor.wait(PATIENCE_S) == 0, fleet.said()
     for worker in told["workers"]:
         assert gone(worker["pid"])
     stop.set()
@@ -127,7 +127,7 @@ def test_workers_share_the_port_and_a_killed_one_loses_nothing(fleet: Fleet) -> 
     def stored() -> set[tuple[str, str]]:
         return {span for message in tail.read() for span in span_ids(message.value())}
 
-    wait_until(lambda: stored() >= acknowledged, "every acknowledged span on Kafka", 30)
+    wait_until(lambda: stored() >= acknowledged, "every acknowledged span on Kafka")
     tail.close()
     ledger = KafkaLog(fleet.settings).counters()["collector"]
     assert ledger["spans_received"] == ledger["spans_published"] >= len(acknowledged)
@@ -135,10 +135,10 @@ def test_workers_share_the_port_and_a_killed_one_loses_nothing(fleet: Fleet) -> 
 
 def test_workers_end_with_their_supervisor(fleet: Fleet) -> None:
     supervisor = fleet.start("collector", "--workers", "2")
-    wait_until(lambda: ready(fleet), f"two workers; {fleet.said()}", 60)
+    wait_until(lambda: ready(fleet), f"two workers; {fleet.said()}")
     pids = [worker["pid"] for worker in status(fleet)["workers"]]
     supervisor.send_signal(signal.SIGKILL)
-    wait_until(lambda: all(map(gone, pids)), "workers without a supervisor stop", 30)
+    wait_until(lambda: all(map(gone, pids)), "workers without a supervisor stop")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", fleet.port))
 
@@ -148,7 +148,7 @@ def test_a_worker_that_cannot_start_ends_the_command(make_url: Callable[..., str
     made = Fleet(tmp_path, make_url())
     try:
         child = made.start("collector", "--workers", "2")
-        assert child.wait(90) == 1
+        assert child.wait(PATIENCE_S) == 1
         assert "did not start" in made.said()
         assert "topics create" in made.said()
         assert family(child.pid) == []

@@ -30,7 +30,7 @@ def message(*spans: list) -> bytes:
 def test_foreign_spans_are_redacted_and_each_trace_is_whole_however_it_was_scattered(
     make_url: Callable[..., str], tmp_path: Path
 ) -> None:
-    fleet = Fleet(tmp_path, make_url(transaction_timeout="2s"))
+    fleet = Fleet(tmp_path, make_url(transaction_timeout="5s"))
     Topics(fleet.settings).create(wanted(fleet.settings))
     log = KafkaLog(fleet.settings)
     traces = [trace(n, question=f"My address is {_MAIL}, is it on file?") for n in range(20)]
@@ -53,7 +53,7 @@ def test_foreign_spans_are_redacted_and_each_trace_is_whole_however_it_was_scatt
             lambda: f"every span; {fleet.said()}",
             90,
         )
-        wait_until(letters.read, "the dead letter", 30)
+        wait_until(letters.read, "the dead letter")
         wait_until(
             # What came and was decided within one batch never counts as pending at all.
             lambda: log.counters()["sampler"].get("spans_pending", 0) == 0,

@@ -136,7 +136,7 @@ def status(fleet: Any) -> dict[str, Any]:
 
 def test_memory_is_bounded_and_what_was_acknowledged_is_stored(fleet: Any) -> None:
     child = fleet.start("collector")
-    wait_until(lambda: status(fleet).get("ready"), f"readiness; {fleet.said()}", 60)
+    wait_until(lambda: status(fleet).get("ready"), f"readiness; {fleet.said()}")
     grpc_port = int(status(fleet)["endpoints"]["otlp_grpc"].rpartition(":")[2])
     process = psutil.Process(child.pid)
     idle = process.memory_info().rss
@@ -176,7 +176,7 @@ def test_memory_is_bounded_and_what_was_acknowledged_is_stored(fleet: Any) -> No
         tail.messages.clear()
         return all((trace_id, f"{SPANS:016x}") in spans for trace_id in acknowledged)
 
-    wait_until(stored, "every acknowledged request on Kafka", 60)
+    wait_until(stored, "every acknowledged request on Kafka")
     tail.close()
     missing = {(t, f"{n + 1:016x}") for t in acknowledged for n in range(SPANS)} - spans
     assert not missing

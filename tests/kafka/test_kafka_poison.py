@@ -91,14 +91,14 @@ def test_garbage_on_every_topic_is_a_dead_letter_and_holds_nothing_up(
         view = look(config)
         return not any(view.lags.values()) and view.counters.get("sampler", {}).get("spans_kept") == 24
 
-    wait_until(done, f"every stage to get past the garbage; {fleet.said()}", 90)
+    wait_until(done, f"every stage to get past the garbage; {fleet.said()}")
     assert server.sql("SELECT uniqExact(TraceId), count() FROM otel_traces") == [(8, 24)]
     assert server.sql("SELECT uniqExact(trace_id) FROM scores") == [(8,)]
 
     tail = Tail(fleet.settings, "dead_letters")
     partitions = fleet.settings.partitions
     written = partitions * len(GARBAGE) * sum(len(readers) for readers in READERS.values()) + 2 * 2
-    wait_until(lambda: len(tail.read()) >= written + partitions * len(GARBAGE), "all dead letters", 30)
+    wait_until(lambda: len(tail.read()) >= written + partitions * len(GARBAGE), "all dead letters")
     tail.close()
     found: dict[tuple[str, str, int, int], Any] = {}
     for message in tail.messages:
@@ -127,7 +127,7 @@ def test_garbage_on_every_topic_is_a_dead_letter_and_holds_nothing_up(
                     else:
                         assert letter.value() == value
     query = "SELECT stage, topic, partition, offset FROM dead_letters WHERE topic != 'dead_letters'"
-    wait_until(lambda: set(server.sql(query)) == set(found), f"the letters in the store; {fleet.said()}", 30)
+    wait_until(lambda: set(server.sql(query)) == set(found), f"the letters in the store; {fleet.said()}")
 
     # What others wrote into our own topics shows as books that do not balance; spans of others are counted.
     findings = {one["what"]: one for one in json.loads(_driftgate(fleet, "doctor", "--json", code=1))}
@@ -159,7 +159,7 @@ def test_garbage_on_every_topic_is_a_dead_letter_and_holds_nothing_up(
         lines = _driftgate(fleet, "dead-letters", "list", "--json", "--stage", "drift").splitlines()
         return [one for one in map(json.loads, lines) if one["replays"] == 1]
 
-    (again,) = wait_until(back, "the replayed record to come back", 30)
+    (again,) = wait_until(back, "the replayed record to come back")
     assert (again["topic"], again["partition"], again["bytes"]) == ("scores", 1, len(GARBAGE[0][0]))
 
 

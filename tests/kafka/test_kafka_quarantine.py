@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import CliRunner
+from harness import PATIENCE_S
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from collector.ingest import Ingest
@@ -39,7 +40,7 @@ def test_items_come_back_from_the_topic(make_url: Callable[..., str], tmp_path: 
             )
             span.name = f"name {number}" + "x" * 2000
             ingested = ingest.traces(request)
-            log.append(ingested.outputs, group="collector", counters=ingested.counters).result(60)
+            log.append(ingested.outputs, group="collector", counters=ingested.counters).result(PATIENCE_S)
         assert log.counters()["collector"]["spans_quarantined"] == 5
     finally:
         log.close()

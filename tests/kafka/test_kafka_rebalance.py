@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from harness import wait_until
+from harness import PATIENCE_S, wait_until
 from kafka_fleet import Fleet
 
 from stream.kafka.log import KafkaLog
@@ -39,7 +39,7 @@ def score(number: int) -> Output:
 def test_drift_workers_join_leave_and_are_killed_under_load_and_every_score_counts_once(
     make_url: Callable[..., str], tmp_path: Path
 ) -> None:
-    fleet = Fleet(tmp_path, make_url(transaction_timeout="2s"))
+    fleet = Fleet(tmp_path, make_url(transaction_timeout="5s"))
     Topics(fleet.settings).create(wanted(fleet.settings))
     log = KafkaLog(fleet.settings)
     done = threading.Event()
@@ -49,7 +49,7 @@ def test_drift_workers_join_leave_and_are_killed_under_load_and_every_score_coun
         nonlocal sent
         while not done.is_set():
             outputs = [score(number) for number in range(sent, sent + 10)]
-            log.append(outputs, group="collector", counters={}).result(30)
+            log.append(outputs, group="collector", counters={}).result(PATIENCE_S)
             sent += 10
             time.sleep(0.03)
 
@@ -58,7 +58,7 @@ def test_drift_workers_join_leave_and_are_killed_under_load_and_every_score_coun
 
     def more(what: str) -> None:
         before = counted()
-        wait_until(lambda: counted() > before + 200, f"{what}; {fleet.said()}", 60)
+        wait_until(lambda: counted() > before + 200, f"{what}; {fleet.said()}")
 
     thread = threading.Thread(target=load, daemon=True)
     thread.start()
@@ -68,7 +68,7 @@ def test_drift_workers_join_leave_and_are_killed_under_load_and_every_score_coun
         second = fleet.start("worker", "drift")
         more("scores with two")
         first.terminate()
-        assert first.wait(30) == 0, fleet.said()
+        assert first.wait(PATIENCE_S) == 0, fleet.said()
         more("scores after one left")
         third = fleet.start("worker", "drift")
         more("scores with two again")
@@ -77,7 +77,7 @@ def test_drift_workers_join_leave_and_are_killed_under_load_and_every_score_coun
         more("scores after one was killed")
         done.set()
         thread.join(30)
-        wait_until(lambda: counted() >= sent, f"the last scores; {fleet.said()}", 60)
+        wait_until(lambda: counted() >= sent, f"the last scores; {fleet.said()}")
         assert third.poll() is None, fleet.said()
         ledger = log.counters()["drift"]
         assert ledger["scores_in"] == ledger["scores_used"] == sent

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from click.testing import CliRunner
-from harness import wait_until
+from harness import PATIENCE_S, wait_until
 
 from drift.stage import DriftStage
 from driftgate.cli import cli
@@ -66,7 +66,7 @@ def run_drift(log: KafkaLog, stage: DriftStage, count: int) -> None:
         done += len(records)
         return done == count
 
-    wait_until(finished, "the drift stage", 60)
+    wait_until(finished, "the drift stage")
     consumer.close()
 
 
@@ -83,7 +83,7 @@ def test_every_verdict_is_reproduced_from_kafka(make_url: Callable[..., str], tm
             for number, stream in enumerate(streams)
             for raw in stream[start : start + 50]
         ]
-        log.append(outputs, group="scorer", counters={}).result(30)
+        log.append(outputs, group="scorer", counters={}).result(PATIENCE_S)
     run_drift(log, DriftStage(config.drift), sum(map(len, streams)))
     log.close()
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
-from harness import wait_until
+from harness import PATIENCE_S, wait_until
 from kafka_fleet import Fleet, Tail
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from traces import request, trace
@@ -32,13 +32,11 @@ from stream.log import OutOfStep
 from stream.records import TOPIC_SAMPLED, TOPIC_SCORES, ScoreRecord
 from stream.stage import Batch, Output, Record, Result
 
-_PATIENCE_S = 60
-
 
 @pytest.fixture
 def url(make_url: Callable[..., str]) -> str:
     """Return the URL of a log whose topics exist."""
-    made = make_url(transaction_timeout="2s")
+    made = make_url(transaction_timeout="5s")
     settings = KafkaSettings.from_url(made)
     Topics(settings).create(wanted(settings))
     return made
@@ -76,7 +74,7 @@ def kept(number: object) -> Output:
 def put(log: KafkaLog, numbers: Sequence[object]) -> list[str]:
     """Append one kept trace per number; return the trace ids."""
     outputs = [kept(number) for number in numbers]
-    log.append(outputs, group="collector", counters={"put": len(outputs)}).result(30)
+    log.append(outputs, group="collector", counters={"put": len(outputs)}).result(PATIENCE_S)
     return [output.key.hex() for output in outputs]
 
 
@@ -123,7 +121,7 @@ def run() -> Iterator[Callable[..., ScorerWorker]]:
     for worker in workers:
         worker.stop()
     for worker in workers:
-        assert worker.join(20)
+        assert worker.join(PATIENCE_S)
 
 
 def test_kills_joins_and_leaves_under_load_score_every_trace_once(
@@ -144,30 +142,24 @@ def test_kills_joins_and_leaves_under_load_score_every_trace_once(
     thread.start()
     try:
         first = fleet.start("worker", "scorer")
-        wait_until(lambda: len(scores.read()) > 100, f"scores; {fleet.said()}", _PATIENCE_S)
+        wait_until(lambda: len(scores.read()) > 100, f"scores; {fleet.said()}")
         second = fleet.start("worker", "scorer")
-        wait_until(lambda: len(scores.read()) > 400, f"scores of two; {fleet.said()}", _PATIENCE_S)
+        wait_until(lambda: len(scores.read()) > 400, f"scores of two; {fleet.said()}")
         first.send_signal(signal.SIGKILL)
         first.wait()
         before = len(scores.read())
-        wait_until(
-            lambda: len(scores.read()) > before + 400, f"scores after a kill; {fleet.said()}", _PATIENCE_S
-        )
+        wait_until(lambda: len(scores.read()) > before + 400, f"scores after a kill; {fleet.said()}")
         third = fleet.start("worker", "scorer")
         before = len(scores.read())
-        wait_until(lambda: len(scores.read()) > before + 200, f"scores of two; {fleet.said()}", _PATIENCE_S)
+        wait_until(lambda: len(scores.read()) > before + 200, f"scores of two; {fleet.said()}")
         second.terminate()
-        assert second.wait(30) == 0, fleet.said()
+        assert second.wait(PATIENCE_S) == 0, fleet.said()
         before = len(scores.read())
-        wait_until(
-            lambda: len(scores.read()) > before + 200, f"scores of the third; {fleet.said()}", _PATIENCE_S
-        )
+        wait_until(lambda: len(scores.read()) > before + 200, f"scores of the third; {fleet.said()}")
         done.set()
         thread.join(30)
-        wait_until(
-            lambda: {t for t, _ in scored(scores)} == set(sent), f"the last; {fleet.said()}", _PATIENCE_S
-        )
-        wait_until(lambda: lagging(log) == 0, "lag zero", _PATIENCE_S)
+        wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), f"the last; {fleet.said()}")
+        wait_until(lambda: lagging(log) == 0, "lag zero")
         assert third.poll() is None, fleet.said()
     finally:
         done.set()
@@ -223,13 +215,13 @@ def test_a_record_that_makes_the_stage_fail_becomes_a_dead_letter_alone(
 
     worker = run(settings, before)
     expected = set(sent) - {bad}
-    wait_until(lambda: {t for t, _ in scored(scores)} == expected, "all but one", _PATIENCE_S)
+    wait_until(lambda: {t for t, _ in scored(scores)} == expected, "all but one")
     letters = Tail(settings, "dead_letters")
-    wait_until(letters.read, "the dead letter", 20)
+    wait_until(letters.read, "the dead letter")
     letters.close()
     assert [m.key().hex() for m in letters.messages] == [bad]
     assert dict(letters.messages[0].headers())["reason"] == b"stage_error"
-    wait_until(lambda: worker.lag() == 0 and lagging(log) == 0, "lag zero", 20)
+    wait_until(lambda: worker.lag() == 0 and lagging(log) == 0, "lag zero")
     assert max(scored(scores).values()) == 1
     ledger = log.counters()["scorer"]
     assert (ledger["poisoned"], ledger["rejects"], ledger["traces_in"]) == (1, 1, 19)
@@ -248,16 +240,16 @@ def test_a_worker_that_waits_stays_a_member_and_commits_nothing(
             raise Transient("judge_away", retry_after=0.2)
 
     worker = run(settings, before)
-    wait_until(lambda: worker.status.state == "waiting", "it to wait", _PATIENCE_S)
+    wait_until(lambda: worker.status.state == "waiting", "it to wait")
     generation = worker.generation
     begun = time.monotonic()
-    wait_until(lambda: time.monotonic() - begun > settings.session_timeout + 2, "the session to pass", 30)
+    wait_until(lambda: time.monotonic() - begun > settings.session_timeout + 2, "the session to pass")
     assert (worker.status.state, worker.status.reason) == ("waiting", "judge_away")
     assert worker.generation == generation
     assert not any(log.committed().get("scorer", {}).values())
     assert not scores.read()
     away.clear()
-    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores", _PATIENCE_S)
+    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores")
     assert worker.generation == generation
     assert max(scored(scores).values()) == 1
 
@@ -270,15 +262,15 @@ def test_a_worker_that_waits_gives_its_partitions_away(
 
     sent = put(log, range(100))
     stuck = run(settings, never)
-    wait_until(lambda: stuck.status.state == "waiting", "it to wait", _PATIENCE_S)
+    wait_until(lambda: stuck.status.state == "waiting", "it to wait")
     healthy = run(settings)
-    wait_until(lambda: len(healthy.partitions) == 1, "a fair share", _PATIENCE_S)
+    wait_until(lambda: len(healthy.partitions) == 1, "a fair share")
     stuck.stop()
-    assert stuck.join(20)
+    assert stuck.join(PATIENCE_S)
     assert stuck.error is None
-    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores", _PATIENCE_S)
+    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores")
     assert max(scored(scores).values()) == 1
-    wait_until(lambda: lagging(log) == 0, "lag zero", 20)
+    wait_until(lambda: lagging(log) == 0, "lag zero")
 
 
 def test_what_is_applied_counts_and_not_what_the_group_has_committed(
@@ -287,9 +279,9 @@ def test_what_is_applied_counts_and_not_what_the_group_has_committed(
     """As if Faust had committed past records that were never scored, and before records that were."""
     sent = put(log, range(60))
     first = run(settings)
-    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "the first scores", _PATIENCE_S)
+    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "the first scores")
     first.stop()
-    assert first.join(20)
+    assert first.join(PATIENCE_S)
     sent += put(log, range(60, 120))
     ends = {stats.partition: stats.end for stats in log.stats() if stats.topic == TOPIC_SAMPLED}
     topic = settings.topic(TOPIC_SAMPLED)
@@ -299,8 +291,8 @@ def test_what_is_applied_counts_and_not_what_the_group_has_committed(
     for future in admin.alter_consumer_group_offsets(asked).values():
         future.result(20)
     run(settings)
-    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores", _PATIENCE_S)
-    wait_until(lambda: lagging(log) == 0, "lag zero", 20)
+    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores")
+    wait_until(lambda: lagging(log) == 0, "lag zero")
     assert max(scored(scores).values()) == 1
     assert log.counters()["scorer"]["traces_in"] == 120
 
@@ -308,16 +300,16 @@ def test_what_is_applied_counts_and_not_what_the_group_has_committed(
 def test_a_restart_under_the_same_instance_finds_its_partitions_again(
     make_url: Callable[..., str], settings: KafkaSettings, log: KafkaLog, scores: Tail, run: Any
 ) -> None:
-    named = KafkaSettings.from_url(make_url(transaction_timeout="2s", instance="scorer-0"))
+    named = KafkaSettings.from_url(make_url(transaction_timeout="5s", instance="scorer-0"))
     sent = put(log, range(20))
     first = run(named)
-    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "the first scores", _PATIENCE_S)
+    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "the first scores")
     generation = first.generation
     first.stop()
-    assert first.join(20)
+    assert first.join(PATIENCE_S)
     sent += put(log, range(20, 40))
     second = run(named)
-    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores", _PATIENCE_S)
+    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores")
     assert second.generation == generation, "a restart must not make the group assign anew"
     assert max(scored(scores).values()) == 1
 
@@ -343,10 +335,10 @@ def test_what_faust_drops_on_its_way_is_read_again(
     monkeypatch.setattr(Consumer, "getmany", leaky)
     sent = put(log, range(300))
     run(settings)
-    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores", _PATIENCE_S)
+    wait_until(lambda: {t for t, _ in scored(scores)} == set(sent), "all scores")
     assert len(lost) > 10
     assert max(scored(scores).values()) == 1
-    wait_until(lambda: lagging(log) == 0, "lag zero", 20)
+    wait_until(lambda: lagging(log) == 0, "lag zero")
     assert log.counters()["scorer"]["traces_in"] == 300
 
 
@@ -360,5 +352,5 @@ def test_a_worker_that_is_stopped_at_any_moment_ends(
         wait_until(lambda worker=worker: worker.generation, "the assignment")  # type: ignore[misc]
         time.sleep(rng.uniform(0.0, 0.3))
         worker.stop()
-        assert worker.join(20), f"it hangs at the {number + 1}. moment"
+        assert worker.join(PATIENCE_S), f"it hangs at the {number + 1}. moment"
         assert worker.error is None

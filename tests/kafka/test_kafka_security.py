@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import Client, free_port, wait_until
+from harness import PATIENCE_S, Client, free_port, wait_until
 from kafka_broker import Cluster, Security, require_kafka
 from traces import request, trace
 
@@ -108,12 +108,12 @@ def test_spans_go_from_collector_to_sampler_and_scorer_over_sasl_and_tls(
                 and counted.get("scorer", {}).get("traces_scored") == 1
             )
 
-        wait_until(scored, lambda: f"the scores: {ours.output.read_text()[-2000:]}", 60)
+        wait_until(scored, lambda: f"the scores: {ours.output.read_text()[-2000:]}")
     finally:
         client.close()
         for child in children:
             child.terminate()
-        codes = [child.wait(30) for child in children]
+        codes = [child.wait(PATIENCE_S) for child in children]
         assert codes == [0, 0, 0], ours.output.read_text()[-3000:]
 
 

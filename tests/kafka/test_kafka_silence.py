@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from harness import free_port, wait_until
+from harness import PATIENCE_S, free_port, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka_fleet import Fleet, Tail
@@ -110,7 +110,7 @@ def test_a_partition_stalls_when_its_offset_stands_while_records_wait() -> None:
 @pytest.fixture
 def url(make_url: Callable[..., str]) -> str:
     """Return the URL of a log whose topics exist."""
-    made = make_url(transaction_timeout="2s", stalled_after="2s")
+    made = make_url(transaction_timeout="5s", stalled_after="2s")
     settings = KafkaSettings.from_url(made)
     Topics(settings).create(wanted(settings))
     return made
@@ -160,7 +160,7 @@ def test_heartbeats_come_once_per_partition_and_never_before_a_score(
         fleet.start("worker", "drift")
         fleet.start("worker", "drift")
         put(range(5))
-        wait_until(lambda: {p for p, _ in beats()} == {0, 1}, f"beats on both; {fleet.said()}", 60)
+        wait_until(lambda: {p for p, _ in beats()} == {0, 1}, f"beats on both; {fleet.said()}")
         scorer.send_signal(signal.SIGKILL)
         scorer.wait()
         put(range(5, 10))
@@ -169,13 +169,13 @@ def test_heartbeats_come_once_per_partition_and_never_before_a_score(
         def kept() -> bool:
             return any(item.lag for item in progress.progress(["scorer"]))
 
-        wait_until(kept, f"the sampler to send what the scorer must take; {fleet.said()}", 60)
+        wait_until(kept, f"the sampler to send what the scorer must take; {fleet.said()}")
         fleet.start("worker", "scorer")
 
         def spoken() -> bool:
             return all(any(p == n and at > silent for p, at in beats()) for n in (0, 1))
 
-        wait_until(spoken, f"beats after the scorer came back; {fleet.said()}", 60)
+        wait_until(spoken, f"beats after the scorer came back; {fleet.said()}")
         messages = scores.read()
     finally:
         fleet.stop()
@@ -203,7 +203,7 @@ def test_a_stage_without_a_worker_is_named_until_somebody_takes_its_records(
     fleet = Fleet(tmp_path, url)
     log = KafkaLog(fleet.settings)
     value = TracesData(resource_spans=request(trace("one")).resource_spans).SerializeToString()
-    log.append([Output(TOPIC_SAMPLED, value, partition=1)], group="collector", counters={}).result(30)
+    log.append([Output(TOPIC_SAMPLED, value, partition=1)], group="collector", counters={}).result(PATIENCE_S)
     watch = StallWatch(progress, ("sampler", "scorer"), fleet.settings.stalled_after)
 
     async def play() -> None:
@@ -229,7 +229,7 @@ def test_a_worker_whose_partition_stands_still_is_not_ready_and_says_which(url: 
 
     def get(path: str) -> str:
         try:
-            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                 return str(answer.read().decode())
         except HTTPError as error:
             return f"{error.code} {error.read().decode()}"
@@ -238,9 +238,9 @@ def test_a_worker_whose_partition_stands_still_is_not_ready_and_says_which(url: 
 
     try:
         fleet.start("worker", "sampler")
-        wait_until(lambda: get("/readyz") == "ok\n", f"readiness; {fleet.said()}", 60)
+        wait_until(lambda: get("/readyz") == "ok\n", f"readiness; {fleet.said()}")
         send(log, "undecided")  # the sampler holds its offset for as long as the trace may go on
-        answer = wait_until(lambda: (a := get("/readyz")).startswith("503") and a, f"it; {fleet.said()}", 60)
+        answer = wait_until(lambda: (a := get("/readyz")).startswith("503") and a, f"it; {fleet.said()}")
         assert "sampler: otlp_spans/" in answer
         assert "stands still" in answer
         (stall,) = json.loads(get("/v1/status"))["stalled"]

@@ -21,7 +21,7 @@ from stream.kafka.transactions import Message, Transactions
 def test_an_open_transaction_of_a_killed_process_does_not_hide_what_came_after_it(
     make_url: Callable[..., str],
 ) -> None:
-    settings = KafkaSettings.from_url(make_url(transaction_timeout="2s"))
+    settings = KafkaSettings.from_url(make_url(transaction_timeout="5s"))
     Topics(settings).create(wanted(settings, (), ("drift",)))
     topic = settings.state_topic("drift")
     first = Transactions(settings, settings.writer("first"))
@@ -49,7 +49,7 @@ def test_an_open_transaction_of_a_killed_process_does_not_hide_what_came_after_i
 
 def test_state_is_read_while_others_write_without_a_pause(make_url: Callable[..., str]) -> None:
     """One more collector among busy ones: the end of the partition never stands still, so it is never told."""
-    settings = KafkaSettings.from_url(make_url(transaction_timeout="2s"))
+    settings = KafkaSettings.from_url(make_url(transaction_timeout="5s"))
     Topics(settings).create(wanted(settings, (), ("drift",)))
     topic = settings.state_topic("drift")
     first = Transactions(settings, settings.writer("first"))
@@ -77,13 +77,14 @@ def test_state_is_read_while_others_write_without_a_pause(make_url: Callable[...
 
 
 def test_of_a_transaction_that_was_given_up_nothing_is_seen(make_url: Callable[..., str]) -> None:
-    settings = KafkaSettings.from_url(make_url(timeout=2))
+    settings = KafkaSettings.from_url(make_url())
     Topics(settings).create(wanted(settings, (), ("drift",)))
     topic = settings.state_topic("drift")
-    writer = Transactions(settings, settings.writer("w"))
     unknown = Message(settings.topic("no-such-topic"), b"x")
+    hasty = KafkaSettings.from_url(make_url(timeout=2))
     with pytest.raises(Transient):
-        writer.write([state_message(topic, 0, "k", b"half"), unknown])
+        Transactions(hasty, settings.writer("w")).write([state_message(topic, 0, "k", b"half"), unknown])
+    writer = Transactions(settings, settings.writer("w"))
     writer.write([state_message(topic, 0, "other", b"whole")])
     reader = StateReader(settings)
     assert reader.read(topic, 0).values == {"other": b"whole"}
@@ -103,7 +104,7 @@ class Slow(list[Message]):
         self.passes += 1
         for number in range(len(self)):
             if self.passes == 2 and number == len(self) - 1:  # the first pass looks at sizes
-                wait_until(self._given_up, "the brokers to end the transaction", 40)
+                wait_until(self._given_up, "the brokers to end the transaction")
             yield self[number]
 
     def _given_up(self) -> bool:
@@ -115,7 +116,7 @@ class Slow(list[Message]):
 def test_a_producer_that_was_too_slow_is_given_up_and_the_next_write_goes_through(
     make_url: Callable[..., str],
 ) -> None:
-    settings = KafkaSettings.from_url(make_url(transaction_timeout="2s", timeout="5s"))
+    settings = KafkaSettings.from_url(make_url(transaction_timeout="4s"))
     Topics(settings).create(wanted(settings, (), ("drift",)))
     topic = settings.state_topic("drift")
     writer = Transactions(settings, settings.writer("slow"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clickhouse_server import VARIABLE, WORD, ClickHouseServer
-from harness import Client, wait_until
+from harness import PATIENCE_S, Client, wait_until
 from kafka_fleet import Fleet
 from traces import request, trace
 
@@ -75,7 +75,7 @@ def test_a_server_that_dies_under_load_loses_nothing_and_is_caught_up_with(
         assert set(rows) == client.acknowledged
         assert "stage_waits" in fleet.said(), "it says that it waits"
         worker.terminate()
-        assert worker.wait(30) == 0
+        assert worker.wait(PATIENCE_S) == 0
     finally:
         stop.set()
         done.set()

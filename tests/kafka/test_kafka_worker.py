@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from harness import Client, wait_until
+from harness import PATIENCE_S, Client, wait_until
 from kafka_fleet import Fleet, Tail, span_ids
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from traces import request, trace
@@ -26,7 +26,7 @@ from stream.stage import Batch, Output, Result
 @pytest.fixture
 def fleet(make_url: Callable[..., str], tmp_path: Path) -> Iterator[Fleet]:
     """Return an installation whose topics exist."""
-    made = Fleet(tmp_path, make_url(transaction_timeout="2s"))
+    made = Fleet(tmp_path, make_url(transaction_timeout="5s"))
     Topics(made.settings).create(wanted(made.settings))
     yield made
     made.stop()
@@ -55,20 +55,20 @@ def test_kills_and_a_second_worker_lose_nothing_and_split_no_trace(fleet: Fleet)
     thread.start()
     tail = Tail(fleet.settings, "traces.sampled")
     try:
-        wait_until(lambda: len(tail.read()) > 20, f"sampled traces; {fleet.said()}", 40)
+        wait_until(lambda: len(tail.read()) > 20, f"sampled traces; {fleet.said()}")
         first.send_signal(signal.SIGKILL)
         second = fleet.start("worker", "sampler")
         wait_until(lambda: len(sent) > 250, "load during the restart")
         third = fleet.start("worker", "sampler")
         before = len(tail.read())
-        wait_until(lambda: len(tail.read()) > before + 150, f"traces after the kill; {fleet.said()}", 60)
+        wait_until(lambda: len(tail.read()) > before + 150, f"traces after the kill; {fleet.said()}")
         second.terminate()  # leaves the group; the third takes all
-        assert second.wait(30) == 0, fleet.said()
+        assert second.wait(PATIENCE_S) == 0, fleet.said()
         before = len(tail.read())
-        wait_until(lambda: len(tail.read()) > before + 50, f"traces after one left; {fleet.said()}", 40)
+        wait_until(lambda: len(tail.read()) > before + 50, f"traces after one left; {fleet.said()}")
         done.set()
         thread.join(30)
-        wait_until(lambda: len(tail.read()) >= len(sent), f"the last traces; {fleet.said()}", 40)
+        wait_until(lambda: len(tail.read()) >= len(sent), f"the last traces; {fleet.said()}")
         assert third.poll() is None, fleet.said()
     finally:
         stop.set()
@@ -82,7 +82,7 @@ def test_kills_and_a_second_worker_lose_nothing_and_split_no_trace(fleet: Fleet)
     assert set(traces) == set(sent)
     assert max(traces.values()) == 1, "a trace was decided in two parts"
     log = KafkaLog(fleet.settings)
-    wait_until(lambda: log.counters()["sampler"].get("spans_pending", 0) == 0, "nothing pending", 20)
+    wait_until(lambda: log.counters()["sampler"].get("spans_pending", 0) == 0, "nothing pending")
     ledger = log.counters()
     assert ledger["collector"]["spans_published"] == 3 * len(sent) == ledger["sampler"]["spans_in"]
     assert ledger["sampler"]["spans_kept"] == 3 * len(sent)
@@ -97,7 +97,7 @@ def test_foreign_clients_read_what_we_write_and_we_read_what_they_write(fleet: F
     assert client.send(request(ours), stop)
     client.close()
     spans = Tail(fleet.settings, "otlp_spans")
-    wait_until(spans.read, "our record", 20)
+    wait_until(spans.read, "our record")
     spans.close()
     (message,) = spans.messages
     assert {span for _, span in span_ids(message.value())} == {span.span_id.hex() for span in ours}
@@ -113,14 +113,14 @@ def test_foreign_clients_read_what_we_write_and_we_read_what_they_write(fleet: F
     assert producer.flush(10) == 0
     fleet.start("worker", "sampler")
     sampled = Tail(fleet.settings, "traces.sampled")
-    wait_until(lambda: len(sampled.read()) == 2, f"both traces; {fleet.said()}", 40)
+    wait_until(lambda: len(sampled.read()) == 2, f"both traces; {fleet.said()}")
     sampled.close()
     assert {span_ids(m.value())[0][0] for m in sampled.messages} == {
         ours[0].trace_id.hex(),
         foreign[0].trace_id.hex(),
     }
     letters = Tail(fleet.settings, "dead_letters")
-    wait_until(letters.read, "the dead letter", 20)
+    wait_until(letters.read, "the dead letter")
     letters.close()
     assert [m.value() for m in letters.messages] == [b"\xff not protobuf"]
 
@@ -162,10 +162,10 @@ def test_poison_becomes_a_dead_letter_alone_and_the_state_is_brought_back(fleet:
     worker = Worker(log, stage)
     worker.start()
     verdicts = Tail(fleet.settings, "verdicts")
-    wait_until(lambda: len(verdicts.read()) == 4, "four verdicts", 30)
-    wait_until(lambda: worker.lag() == 0 and worker.status.state == "running", "the worker to be done", 20)
+    wait_until(lambda: len(verdicts.read()) == 4, "four verdicts")
+    wait_until(lambda: worker.lag() == 0 and worker.status.state == "running", "the worker to be done")
     worker.stop()
-    assert worker.join(20)
+    assert worker.join(PATIENCE_S)
     assert worker.error is None
     verdicts.close()
     assert sorted(m.value() for m in verdicts.messages) == [b"a", b"b", b"c", b"d"]
@@ -173,7 +173,7 @@ def test_poison_becomes_a_dead_letter_alone_and_the_state_is_brought_back(fleet:
     assert log.counters()["drift"] == {"scores_in": 4, "poisoned": 1, "rejects": 1}
     assert worker.counted == {"scores_in": 4, "poisoned": 1}
     letters = Tail(fleet.settings, "dead_letters")
-    wait_until(letters.read, "the dead letter", 20)
+    wait_until(letters.read, "the dead letter")
     letters.close()
     headers = dict(letters.messages[0].headers())
     assert (letters.messages[0].value(), headers["reason"], headers["error"]) == (

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from harness import PATIENCE_S
 
 from drift.partition import settings_id
 from drift.settings import DriftSettings
@@ -91,7 +92,9 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load(folder / "driftgate.yaml")
     config.data.mkdir()
     log = SqliteLog(config.log_path, max_age=86400, max_bytes=1 << 30)
-    log.append([Output(TOPIC_SCORES, raw) for raw in inputs()], group="scorer", counters={}).result(30)
+    log.append([Output(TOPIC_SCORES, raw) for raw in inputs()], group="scorer", counters={}).result(
+        PATIENCE_S
+    )
     drive(log, DriftStage(config.drift), [TOPIC_SCORES])
     store = Store.open(StoreSettings(), config.store_folder)
     store.migrate()

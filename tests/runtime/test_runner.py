@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from harness import wait_until
+from harness import PATIENCE_S, wait_until
 
 from driftgate.ledger import balance
 from driftgate.runtime.runner import StageRunner
@@ -55,7 +55,7 @@ def log(tmp_path: Path) -> Iterator[SqliteLog]:
 
 
 def _append(log: SqliteLog, *values: bytes) -> None:
-    log.append([Output("in", value) for value in values], group="source", counters={}).result(10)
+    log.append([Output("in", value) for value in values], group="source", counters={}).result(PATIENCE_S)
 
 
 def _topic(log: SqliteLog, name: str, group: str) -> list[bytes]:
@@ -67,7 +67,7 @@ def _run(log: SqliteLog, stage: Doubler, until: Callable[[], bool], **options: f
     runner.start()
     wait_until(until, "the runner")
     runner.stop()
-    assert runner.join(10)
+    assert runner.join(PATIENCE_S)
     return runner
 
 
@@ -204,7 +204,7 @@ def test_a_stage_that_waits_commits_nothing_says_so_and_goes_on(log: SqliteLog) 
     open_again.set()
     wait_until(lambda: runner.lag() == 0 and runner.status.state == "running", "it to go on")
     runner.stop()
-    assert runner.join(10)
+    assert runner.join(PATIENCE_S)
     assert _topic(log, "out", "c") == [b"aa", b"bb"]
 
 
@@ -223,7 +223,7 @@ def test_a_tick_that_fails_does_not_end_the_stage(log: SqliteLog) -> None:
     _append(log, b"a")
     wait_until(lambda: log.ends().get("out") == 1, "the record to pass")
     runner.stop()
-    assert runner.join(10)
+    assert runner.join(PATIENCE_S)
     assert stage.assigned == 2
 
 
@@ -241,7 +241,7 @@ def test_a_stage_that_cannot_take_over_is_named_and_tried_again(log: SqliteLog) 
     assert runner.status.reason == "ValueError"
     wait_until(lambda: log.ends().get("out") == 1, "the second try")
     runner.stop()
-    assert runner.join(10)
+    assert runner.join(PATIENCE_S)
     assert runner.status.state == "stopped"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from harness import PATIENCE_S
 from standardwebhooks.webhooks import Webhook
 
 from sinks.alerter import AlerterStage
@@ -812,7 +813,7 @@ def test_run_works_until_it_is_stopped(play: Callable[..., World]) -> None:
         world.say(world.regression())
         world.clock.advance(6)
         task = asyncio.create_task(world.dispatcher.run(stop, world.clock))
-        await asyncio.wait_for(seen.wait(), 30)
+        await asyncio.wait_for(seen.wait(), PATIENCE_S)
         stop.set()
         await asyncio.wait_for(task, 30)
 

@@ -222,7 +222,7 @@ def test_a_closed_store_is_unavailable(store: Store) -> None:
 
 
 def test_a_wrong_query_is_permanent_and_a_slow_one_transient(tmp_path: Path) -> None:
-    opened = Store.open(StoreSettings(query_timeout=1), tmp_path / "store")
+    opened = Store.open(StoreSettings(query_timeout=5), tmp_path / "store")
     try:
         with pytest.raises(Permanent, match="bad_query"):
             opened.query("SELECT nothing FROM nowhere")

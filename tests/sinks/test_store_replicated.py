@@ -241,7 +241,7 @@ def test_after_kills_every_acknowledged_row_is_there_once(cluster: Cluster, tmp_
 
 
 def test_without_zookeeper_inserts_fail_for_now_and_reading_goes_on(cluster: Cluster, tmp_path: Path) -> None:
-    store = open_store(cluster.first, tmp_path, query_timeout=1)
+    store = open_store(cluster.first, tmp_path, query_timeout=4)
     first, second = 80_000_000, 80_000_001
     wait_until(partial(stored, store, first), "an insert before")
     cluster.keeper.kill()

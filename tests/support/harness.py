@@ -24,7 +24,8 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
-PATIENCE_S = 60.0
+# How soon a failure is told, and nothing else: on a busy machine what takes a second may take a minute.
+PATIENCE_S = 240.0
 # Clients of one process would else share one connection.
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 _RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)

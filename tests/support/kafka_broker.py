@@ -18,7 +18,7 @@ _CLUSTER_ID = "driftgate-test-cluster"
 _START_S = 60.0
 # A broker that lives for a minute gains nothing from the optimising compiler.
 _JAVA = (
-    "-Xmx192m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xshare:auto",
+    "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xshare:auto",
 )  # fmt: skip
 
 
@@ -83,9 +83,15 @@ class Broker:
     """One broker, which is also a controller."""
 
     def __init__(
-        self, node: int, folder: Path, ports: tuple[int, int, int], security: Security | None = None
+        self,
+        node: int,
+        folder: Path,
+        ports: tuple[int, int, int],
+        security: Security | None = None,
+        shared: bool = False,
     ) -> None:
         self.node = node
+        self.shared = shared
         self.port, self.controller_port, self.secure_port = ports
         self.security = security
         self.folder = folder
@@ -126,8 +132,9 @@ class Broker:
             "group.consumer.heartbeat.interval.ms": 500,
             "controlled.shutdown.enable": "false",
             "min.insync.replicas": max(1, replicas - 1),
-            # A broker that was killed is given up sooner than by default (9 s): tests wait for it.
-            "broker.session.timeout.ms": 4000,
+            # A broker that was killed is given up sooner than by default (9 s): tests wait for it. One that is never
+            # killed is not given up while the machine is busy.
+            "broker.session.timeout.ms": 60_000 if self.shared else 4000,
             "broker.heartbeat.interval.ms": 500,
             "log.cleaner.dedupe.buffer.size": 4 << 20,
             "log.segment.bytes": 64 << 20,
@@ -144,7 +151,15 @@ class Broker:
         self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(path), *users)
 
     def _command(self, main: str, *arguments: str) -> list[str]:
-        return ["java", *_JAVA, "-cp", f"{libraries()}/*", main, *arguments]
+        return [
+            "java",
+            *_JAVA,
+            "-Xmx512m" if self.shared else "-Xmx192m",
+            "-cp",
+            f"{libraries()}/*",
+            main,
+            *arguments,
+        ]
 
     def _java(self, main: str, *arguments: str) -> None:
         done = subprocess.run(self._command(main, *arguments), capture_output=True, text=True, timeout=60)
@@ -189,11 +204,13 @@ class Broker:
 
 
 class Cluster:
-    """One or three brokers."""
+    """One or three brokers; ``shared`` by many tests, none of which kills one."""
 
-    def __init__(self, folder: Path, brokers: int = 1, security: Security | None = None) -> None:
+    def __init__(
+        self, folder: Path, brokers: int = 1, security: Security | None = None, *, shared: bool = False
+    ) -> None:
         self.brokers = [
-            Broker(node, folder / f"broker{node}", (free_port(), free_port(), free_port()), security)
+            Broker(node, folder / f"broker{node}", (free_port(), free_port(), free_port()), security, shared)
             for node in range(1, brokers + 1)
         ]
         voters = ",".join(f"{b.node}@127.0.0.1:{b.controller_port}" for b in self.brokers)
