@@ -138,6 +138,8 @@ class KafkaLog:
             error = appender.write(jobs)
             with self._wake:
                 self._queued_bytes -= size
+                # Before anybody is told, so that whoever is told is refused at once from then on.
+                self._down = (error.detail or error.reason) if error else ""
             _finish(jobs, error)
             if error is not None:
                 self._outage(appender, error)
@@ -145,8 +147,6 @@ class KafkaLog:
 
     def _outage(self, appender: _Appender, error: Transient) -> None:
         """Refuse what waits and what comes until the brokers answer again."""
-        with self._wake:
-            self._down = error.detail or error.reason
         self._logger.warning("log_down", reason=error.reason, detail=error.detail)
         while True:
             with self._wake:
