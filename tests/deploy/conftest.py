@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka_broker import Cluster, require_kafka
+from kafka_broker import Cluster, shared_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,10 +24,5 @@ def secrets() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return a running cluster of one broker; skips, loudly, or fails as the tests in ``tests/kafka`` do."""
-    require_kafka()
-    cluster = Cluster(tmp_path_factory.mktemp("kafka"), shared=True)
-    try:
-        cluster.start()
+    with shared_cluster(tmp_path_factory.mktemp("kafka")) as cluster:
         yield cluster
-    finally:
-        cluster.stop()

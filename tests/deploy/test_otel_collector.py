@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import Consumer
 from deploy_tools import tool
 from deployed import ROOT
-from harness import PATIENCE_S, free_port, wait_until
+from harness import PATIENCE_S, free_port, kill, wait_until
 from kafka_broker import Cluster
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
@@ -78,8 +78,7 @@ class Collector:
         return self.output.read_text()[-2000:]
 
     def stop(self) -> None:
-        self._child.kill()
-        self._child.wait(10)
+        kill(self._child)
 
 
 @pytest.fixture

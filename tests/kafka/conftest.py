@@ -7,19 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kafka_broker import Cluster, require_kafka
+from kafka_broker import Cluster, shared_cluster
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return a running cluster of one broker."""
-    require_kafka()
-    cluster = Cluster(tmp_path_factory.mktemp("kafka"), shared=True)
-    try:
-        cluster.start()
+    with shared_cluster(tmp_path_factory.mktemp("kafka")) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import pytest
 import yaml
 from clickhouse_server import VARIABLE, WORD, ClickHouseServer
 from conversations import GATEWAY_TOKEN, RUBRICS, Load, sections
-from harness import Client, CountingGateway, free_port, wait_until
+from harness import PATIENCE_S, Client, CountingGateway, free_port, kill, wait_until
 from kafka_broker import Cluster, require_kafka
 from kafka_fleet import ForeignProducer
 
@@ -59,8 +58,7 @@ class Member:
         """SIGKILL; return whether it was alive."""
         assert self._child is not None
         alive = self._child.poll() is None
-        self._child.send_signal(signal.SIGKILL)
-        self._child.wait(30)
+        kill(self._child)
         self.kills += alive
         return alive
 
@@ -71,7 +69,7 @@ class Member:
             self.start()
             return None
         self._child.terminate()
-        code = self._child.wait(60)
+        code = self._child.wait(PATIENCE_S)
         self.start()
         return code
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,9 +73,10 @@ class ClickHouseServer:
 
     def kill(self) -> None:
         """SIGKILL; nothing happens when it does not run."""
+        from harness import kill
+
         if self._child is not None:
-            self._child.send_signal(signal.SIGKILL)
-            self._child.wait(30)
+            kill(self._child)
             self._child = None
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:

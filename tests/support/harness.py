@@ -43,6 +43,12 @@ def wait_until(
     pytest.fail(f"timed out after {timeout:.0f} s: {what if isinstance(what, str) else what()}")
 
 
+def kill(child: subprocess.Popen[bytes]) -> None:
+    """SIGKILL ``child`` and wait until it is gone; nothing happens when it is."""
+    child.kill()
+    child.wait(PATIENCE_S)
+
+
 def free_port() -> int:
     """Return a port that was free a moment ago, below the range that outgoing connections take theirs from.
 
@@ -127,8 +133,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL."""
         assert self._child is not None
-        self._child.send_signal(signal.SIGKILL)
-        self._child.wait()
+        kill(self._child)
 
     def interrupt(self) -> None:
         """SIGINT, as Ctrl-C sends it."""
@@ -140,7 +145,7 @@ class Process:
         assert self._child is not None
         if self._child.poll() is None:
             self._child.terminate()
-            self._child.wait(60)
+            self._child.wait(PATIENCE_S)
         return self._child.returncode
 
     def running(self) -> bool:

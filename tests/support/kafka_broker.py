@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import maven_jars
-from harness import free_port
+from harness import free_port, kill
 
 ROOT = Path(__file__).resolve().parents[2]
 _POM = ROOT / "tests" / "kafka" / "pom.xml"
@@ -180,11 +181,13 @@ class Broker:
 
     def kill(self) -> None:
         """SIGKILL, as when the machine is gone."""
-        self._end(signal.SIGKILL)
+        self.stop()
 
     def stop(self) -> None:
         """End it; idempotent."""
-        self._end(signal.SIGKILL)
+        if self._child is not None:
+            kill(self._child)
+        self._child = None
 
     def pause(self) -> None:
         """Stop answering without closing connections."""
@@ -195,12 +198,6 @@ class Broker:
         """Answer again."""
         assert self._child is not None
         os.kill(self._child.pid, signal.SIGCONT)
-
-    def _end(self, number: int) -> None:
-        if self._child is not None and self._child.poll() is None:
-            self._child.send_signal(number)
-            self._child.wait(30)
-        self._child = None
 
 
 class Cluster:
@@ -256,6 +253,18 @@ class Cluster:
         """End every broker; idempotent."""
         for broker in self.brokers:
             broker.stop()
+
+
+@contextlib.contextmanager
+def shared_cluster(folder: Path) -> Iterator[Cluster]:
+    """Run one broker for many tests; skips, loudly, or fails where no broker can be started."""
+    require_kafka()
+    cluster = Cluster(folder, shared=True)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 def _quiet() -> object:

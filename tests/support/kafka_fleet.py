@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from confluent_kafka import Consumer, Producer
-from harness import answer_spans, free_port
+from harness import answer_spans, free_port, kill
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
@@ -59,9 +59,7 @@ class Fleet:
     def stop(self) -> None:
         """End them all."""
         for child in self.children:
-            if child.poll() is None:
-                child.kill()
-            child.wait(10)
+            kill(child)
 
 
 class Tail:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import subprocess
 from pathlib import Path
 
-from harness import free_port, wait_until
+from harness import free_port, kill, wait_until
 from maven_jars import JarsMissing, libraries, skip_or_fail
 
 _POM = Path(__file__).resolve().parents[2] / "tests" / "zookeeper" / "pom.xml"
@@ -63,6 +62,5 @@ class ZooKeeper:
     def kill(self) -> None:
         """SIGKILL; nothing happens when it does not run."""
         if self._child is not None:
-            self._child.send_signal(signal.SIGKILL)
-            self._child.wait(30)
+            kill(self._child)
             self._child = None
