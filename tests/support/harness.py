@@ -49,14 +49,19 @@ def kill(child: subprocess.Popen[bytes]) -> None:
     child.wait(PATIENCE_S)
 
 
+_LOWEST_PORT, _HIGHEST_PORT = 15_000, 32_000
+# From somewhere, so that two runs at once seldom meet, and never the same one twice: a port is taken some time after it was
+# asked for.
+_ports = itertools.count(secrets.randbelow(_HIGHEST_PORT - _LOWEST_PORT))
+
+
 def free_port() -> int:
     """Return a port that was free a moment ago, below the range that outgoing connections take theirs from.
 
     A client that dials a server which is down could otherwise be given the server's own port.
     """
-    choice = secrets.SystemRandom()
     while True:
-        port = choice.randrange(15_000, 32_000)
+        port = _LOWEST_PORT + next(_ports) % (_HIGHEST_PORT - _LOWEST_PORT)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
