@@ -137,3 +137,30 @@ def test_the_fields_of_a_table_are_told_from_the_parts_of_a_number(
     engine: Engine, text: str, expected: str
 ) -> None:
     assert engine.redact(text)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_address"),
+    [
+        ("server: 203.0.113.77", True),
+        ("recv=203.0.113.77", True),
+        ('src_ip == "203.0.113.77"', True),
+        ("ver 10.20.30.40", False),
+        ("agentVer=10.20.30.40", False),
+        ("chromedriver 114.0.57.90", False),
+        ("opencv-python == 4.9.0.80", False),
+    ],
+)
+def test_words_that_end_as_version_words_do_hide_no_address(
+    engine: Engine, text: str, is_address: bool
+) -> None:
+    assert engine.redact(text)[1] == (("IPV4",) if is_address else ())
+
+
+def test_a_password_of_underscores_does_not_keep_the_matcher_busy(engine: Engine) -> None:
+    assert engine.redact("password=" + "a_" * 5000 + "$") == ("password=[SECRET]", ("SECRET",))
+
+
+def test_a_key_that_is_no_text_announces_nothing_and_refuses_nothing(engine: Engine) -> None:
+    output, entities = engine.redact('{"\\ud800":"from 10.20.30.40, +1 415-555-2671"}')
+    assert (output, entities) == ('{"\\ud800":"from [IPV4], [PHONE]"}', ("IPV4", "PHONE"))

@@ -73,7 +73,9 @@ def _phone(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
         yield start, stop
     if found or plus:
         return
-    announced = _calls(before(text, start).lower()) or (hint != "" and _calls(hint.lower().encode()))
+    announced = _calls(before(text, start).lower()) or (
+        hint != "" and _calls(hint.lower().encode("utf-8", "replace"))
+    )
     while (stop := _announced_or_abroad(text, start, end, announced)) is not None:
         yield start, stop
         # What follows in the run has a telephone number before it, which announces one. A list is found at once.

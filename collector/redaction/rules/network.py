@@ -10,16 +10,18 @@ from collector.redaction.edge import WORD
 from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_digit, is_word
 
+# Short words must stand alone or begin with a capital: ``server`` ends as ``ver`` does.
 _VERSION = re.compile(
-    rb"(?:version|ver|release|rel|revision|rev|build|firmware|kernel|driver|section|chapter|clause|sdk|v)"
-    rb"[\"'\s:=_.#-]*$|[=~<>!]=\s*[\"']?$",
+    rb"(?:version|release|revision|build|firmware|kernel|driver|section|chapter|clause"
+    rb"|(?:(?<![a-z])|(?-i:(?<=[a-z])(?=[A-Z])))(?:ver|rel|rev|sdk|v))[\"'\s:=_.#-]*$",
     re.IGNORECASE,
 )
+_COMPARED = re.compile(rb"[=~<>!]=\s*[\"']?$")
 _CENTS = re.compile(rb",[0-9]{1,2}(?![0-9.,])")
 _PACKAGE_LEFT = re.compile(rb"[A-Za-z][-_]$")
 _PACKAGE_RIGHT = re.compile(rb"\.(?:tar|tgz|zip|whl|jar|gz|deb|rpm|exe|dll|so|dmg|pkg|msi)\b|[-+][A-Za-z]")
 _ADDRESS = re.compile(
-    rb"(?<![a-z])(?:ip|ipv4|host|from|client|server|peer|remote|addr|address|ping|ssh|dns|proxy|gateway)(?![a-z])"
+    rb"(?<![a-z])(?:ip|ipv4|host|from|client|server|peer|remote|addr|address|ping|ssh|dns|proxy|gateway|src|dst)(?![a-z])"
 )
 
 
@@ -41,16 +43,20 @@ def _ipv4(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     if max(octets) > 255 or octets[0] == 127 or set(octets) in ({0}, {255}):
         return
     before = text[max(0, start - 16) : start]
-    if "version" in hint.lower() or _VERSION.search(before):
+    around = text[max(0, start - 24) : start].lower() + b" " + hint.lower().encode("utf-8", "replace")
+    addressed = _ADDRESS.search(around) is not None
+    # Not in ``before``: what stands before a short word decides too.
+    if "version" in hint.lower() or _VERSION.search(text, max(0, start - 16), start):
+        return
+    # package==1.2.3.4 is a version, ip.addr == 10.20.30.40 is none.
+    if not addressed and _COMPARED.search(before):
         return
     if _PACKAGE_LEFT.search(before) and _PACKAGE_RIGHT.match(text, end, end + 8):
         return
     # 1.2.3.4 is a version, a paragraph or an address. Four digits hide nobody's address: fewer than one address in
     # 400,000 looks like that, and most of those are public resolvers. A word that says "address" decides.
-    if max(octets) < 10:
-        around = text[max(0, start - 24) : start].lower() + b" " + hint.lower().encode()
-        if not _ADDRESS.search(around) and text[end : end + 1] != b":":
-            return
+    if max(octets) < 10 and not addressed and text[end : end + 1] != b":":
+        return
     yield start, end
 
 
@@ -92,7 +98,7 @@ def _mac(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
         return
     written = text[start:end].lower()
     if octets[0] & 2 or not any(0x61 <= byte <= 0x66 for byte in written):
-        around = text[max(0, start - 32) : start].lower() + b" " + hint.lower().encode()
+        around = text[max(0, start - 32) : start].lower() + b" " + hint.lower().encode("utf-8", "replace")
         if not _DEVICE.search(around):
             return
     yield start, end
@@ -119,11 +125,15 @@ RULES = (
             "[198.51.100.23]",
             "client ip 1.2.3.4",
             "http://192.168.0.12/x",
+            "server: 203.0.113.77",
+            "ip.addr == 203.0.113.77",
         ),
         must_not_match=(
             "version 10.20.30.40",
             "1.2.3.4",
             "v203.0.113.77",
+            "appVer: 10.20.30.40",
+            "opencv-python==4.9.0.80",
             "300.1.2.3",
             "1.3.6.1.4.1.311",
             "127.0.0.1",

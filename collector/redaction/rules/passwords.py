@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from collector.redaction.pattern import latin1
 from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import entropy
 
@@ -24,8 +25,9 @@ _PLACEHOLDER = re.compile(
     rb"|your|example|empty|unset|default|invalid|missing|incorrect|wrong|expired)(?:[_-].*)?|.*(?:\.\.\.|\xe2\x80\xa6).*",
     re.IGNORECASE | re.DOTALL,
 )
-# Names in code: password = request.form, self.password_1, os.environ.
-_NAME = re.compile(rb"[A-Za-z_]+(?:[._][A-Za-z_]+[0-9]?)*[.:!?]?|[0-9]{1,5}|[0-9.]+%?|https?:.*")
+# Names in code: password = request.form, self.password_1, os.environ. RE2: an underscore can be taken in two ways, and
+# whoever writes enough of them would keep Python's own matcher busy for ever.
+_NAME = latin1(rb"[A-Za-z_]+(?:[._][A-Za-z_]+[0-9]?)*[.:!?]?|[0-9]{1,5}|[0-9.]+%?|https?:.*")
 # Where a value seems to end at one of these, it goes on unless white space, a further field or the end follows.
 _GOES_ON = re.compile(rb"[&,;|<][^\s\"'\\]+")
 _NEXT_FIELD = re.compile(rb"[&,;|<]\s*/?[A-Za-z_][\w. -]{0,63}\s*[=:>]")
