@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from collector.partition import partition
-from collector.wire import Wire
+from collector.wire import Wire, may_cut
 from stream.stage import Headers, Output
 
 
@@ -51,7 +51,7 @@ def cut(
     partitions
         Partition count of the topic; 1 leaves the choice (there is none) to the log.
     max_bytes
-        Largest record; one item that is larger makes a record of its own.
+        Largest record; see :meth:`collector.wire.Wire.chunks` for what may be larger.
     """
     bins: dict[int | None, list[int]] = {}
     trace_of = dict(zip(items, trace_ids, strict=True))
@@ -77,9 +77,9 @@ def record(
 
 
 def chunks(items: list[Item], max_bytes: int) -> Iterator[list[Item]]:
-    """Yield ``items`` in pieces that take at most ``max_bytes`` as a record, but for single items that are larger."""
+    """Yield ``items`` in pieces that take at most ``max_bytes`` as a record; the same may be larger as in ``Wire.chunks``."""
     chunk: list[Item] = []
-    size = 0
+    size = owned = 0
     resource: Any = None
     scope: Any = None
     for item in items:
@@ -90,12 +90,15 @@ def chunks(items: list[Item], max_bytes: int) -> Iterator[list[Item]]:
             _envelope(item.scope_group, "scope") if new_scope else 0
         )
         if chunk and size + own + shared > max_bytes:
-            yield chunk
-            chunk, size = [], 0
-            shared = _envelope(item.resource_group, "resource") + _envelope(item.scope_group, "scope")
+            both = _envelope(item.resource_group, "resource") + _envelope(item.scope_group, "scope")
+            if may_cut(both - shared, owned, max_bytes):
+                yield chunk
+                chunk, size, owned = [], 0, 0
+                shared = both
         resource, scope = item.resource_group, item.scope_group
         chunk.append(item)
         size += own + shared
+        owned += own
     if chunk:
         yield chunk
 

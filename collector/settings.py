@@ -307,7 +307,7 @@ class CollectorSettings(Settings):
     max_attribute_depth: int = Field(default=20, ge=1, le=40)
     """Deepest nesting of arrays and maps in an attribute; a span with a deeper one is refused."""
     max_record_bytes: ByteSize = Field(default=900 * 1000, ge=1024)
-    """Requests are cut into log records of at most this size (a single larger span is a record of its own)."""
+    """Requests are cut into log records of at most this size; larger are those of a span, or a resource, that is large itself."""
     workers: int = Field(default=1, ge=1, le=256)
     """Processes of `driftgate collector` that share the ports, each with a redaction engine and with the limits below for itself."""
     decode_threads: int = Field(default=2, ge=1, le=64)

@@ -12,11 +12,19 @@ from typing import NamedTuple
 _FIRST = 0x0A  # field 1 of a request (ResourceSpans), of ResourceSpans (resource), of ScopeSpans (scope)
 _SECOND = 0x12  # field 2 of ResourceSpans (scope_spans), of ScopeSpans (spans)
 _ENVELOPE = 6  # tag and length, at most
+# A cut repeats a resource and a scope. Large ones are repeated behind a quarter of their bytes: else a request of one large
+# resource and many spans would become as many copies of the resource.
+_QUARTER = 4
 
 
 def resource(group: int) -> int:
     """Return what the parts of resource ``group`` are called in :attr:`Wire.parts`."""
     return -1 - 2 * group
+
+
+def may_cut(repeated: int, owned: int, max_bytes: int) -> bool:
+    """Whether a message of ``owned`` bytes of items may end, when the next one repeats so many bytes of resource and scope."""
+    return repeated <= max(max_bytes // _QUARTER, _QUARTER * owned)
 
 
 def scope(number: int) -> int:
@@ -124,9 +132,12 @@ class Wire:
         self.parts.append(part)
 
     def chunks(self, items: Iterable[int], max_bytes: int) -> Iterator[list[int]]:
-        """Yield ``items`` in pieces that take at most ``max_bytes`` as a message, but for single items that are larger."""
+        """Yield ``items`` in pieces that take at most ``max_bytes`` as a message.
+
+        Larger may be single items, and what has a resource and scope of more than a quarter of that.
+        """
         chunk: list[int] = []
-        size = 0
+        size = owned = 0
         group = number = -1
         for item in items:
             own = self._stops[item] - self._starts[item]
@@ -134,13 +145,16 @@ class Wire:
             if self._scope_of[item] != number:
                 needed += self._envelopes(item, group)
             if chunk and size + needed > max_bytes:
-                yield chunk
-                chunk, size = [], 0
-                needed = own + self._envelopes(item, -1)
+                whole = own + self._envelopes(item, -1)
+                if may_cut(whole - needed, owned, max_bytes):
+                    yield chunk
+                    chunk, size, owned = [], 0, 0
+                    needed = whole
             number = self._scope_of[item]
             group = self._group_of[number]
             chunk.append(item)
             size += needed
+            owned += own
         if chunk:
             yield chunk
 

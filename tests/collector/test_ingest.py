@@ -247,6 +247,17 @@ def test_cutting_loses_nothing_and_keeps_the_limit(
     assert balanced(ingested)
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_large_resource_is_not_copied_for_every_span(engine: Engine, partitions: int) -> None:
+    spans = [span(span_id=(number + 1).to_bytes(8, "big")) for number in range(1000)]
+    request = request_of(*spans)
+    request.resource_spans[0].resource.attributes.add(key="x").value.string_value = "so it is " * 10_000
+    limited = Ingest(CollectorSettings(max_record_bytes=20_000), partitions=partitions, engine=engine)
+    ingested = limited.traces(request)
+    assert spans_in(ingested) == spans
+    assert sum(len(output.value) for output in ingested.outputs) < 6 * request.ByteSize()
+
+
 def logs_of(*records: dict[str, Any]) -> ExportLogsServiceRequest:
     request = ExportLogsServiceRequest()
     scope = request.resource_logs.add().scope_logs.add()

@@ -188,3 +188,11 @@ def test_what_is_published_can_be_read_as_before() -> None:
     ingested = ingest().traces(request())
     spans = TracesData.FromString(ingested.outputs[0].value).resource_spans[0].scope_spans[0].spans
     assert [span.span_id[-1] for span in spans] == [1, 3]
+
+
+def test_a_long_resource_is_not_sealed_again_with_every_span() -> None:
+    sent = request(200, long=())
+    sent.resource_spans[0].resource.attributes.add(key="k").value.string_value = SECRET * 400
+    ingested = ingest(quarantine={"max_item_bytes": 4000}).traces(sent)
+    assert ingested.quarantined == {"string_too_long": 200}
+    assert len(kept(ingested)) < 10
