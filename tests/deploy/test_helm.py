@@ -60,6 +60,16 @@ VARIANTS: dict[str, list[str]] = {
         "podDisruptionBudget.enabled=false",
         "serviceAccount.create=false",
     ],
+    # The administration port's token in a file, nothing running, nobody let in.
+    "closed": [
+        "config.web.token=file:/run/web/token",
+        "secretEnv.DRIFTGATE_WEB_TOKEN=null",
+        "secretEnv.LEFT_OUT=null",
+        "collector.replicas=0",
+        *(f"stages.{stage}.replicas=0" for stage in ("sampler", "scorer", "drift", "store")),
+        "networkPolicy.sendersFrom=[]",
+        "networkPolicy.adminFrom=[]",
+    ],
 }
 
 
@@ -67,8 +77,17 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tool("helm"), *arguments], capture_output=True, text=True)
 
 
+def options(settings: list[str]) -> list[str]:
+    """Return the words that set values; `--set` knows no empty list."""
+    return [
+        word
+        for setting in settings
+        for word in ("--set-json" if setting.endswith("=[]") else "--set", setting)
+    ]
+
+
 def template(settings: list[str]) -> list[dict[str, Any]]:
-    words = [word for setting in settings for word in ("--set", setting)]
+    words = options(settings)
     done = helm("template", "it", str(CHART), "--namespace", "prod", "--kube-version", "1.34.0", *words)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
@@ -156,7 +175,7 @@ def test_every_pod_is_confined(variant: str, rendered: Rendered) -> None:
             assert probes == {"/livez", "/readyz"}
 
 
-@pytest.mark.parametrize("variant", ["default", "everything"])
+@pytest.mark.parametrize("variant", ["default", "everything", "closed"])
 def test_commands_images_and_configuration_are_real(variant: str, rendered: Rendered, tmp_path: Path) -> None:
     objects = rendered(variant)
     for config_map in (o for o in objects if o["kind"] == "ConfigMap"):
@@ -286,6 +305,35 @@ def test_the_network_lets_through_what_is_needed(rendered: Rendered) -> None:
     }
 
 
+def test_an_empty_list_of_peers_is_nobody(rendered: Rendered) -> None:
+    policies = [o for o in rendered("closed") if o["kind"] == "NetworkPolicy"]
+    assert policies
+    for policy in policies:
+        assert "Ingress" in policy["spec"]["policyTypes"]
+        assert not policy["spec"]["ingress"]
+
+
+def test_the_values_in_the_documentation_make_a_configuration_that_loads(tmp_path: Path) -> None:
+    text = (ROOT / "docs/deploy.md").read_text()
+    (example,) = re.findall(r"^```text\n(image: .*?)^```", text, re.MULTILINE | re.DOTALL)
+    values = tmp_path / "values.yaml"
+    values.write_text(example)
+    done = helm("template", "it", str(CHART), "--kube-version", "1.34.0", "--values", str(values))
+    assert done.returncode == 0, done.stderr
+    objects = [document for document in yaml.safe_load_all(done.stdout) if document]
+    (config_map,) = (
+        o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "it-driftgate"
+    )
+    file = tmp_path / "driftgate.yaml"
+    file.write_text(config_map["data"]["driftgate.yaml"])
+    config = load(file, {})
+    assert config.log.kafka.security == "sasl_ssl"
+    assert config.store.target.secure
+    for name, (_, spec) in pods(objects).items():
+        given = {item["name"] for item in spec["containers"][0]["env"]}
+        assert needed(config, name) <= given, name
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
@@ -296,10 +344,12 @@ def test_the_network_lets_through_what_is_needed(rendered: Rendered) -> None:
         ("stages.sampler.autoscaling.type=vpa", "/stages/sampler/autoscaling/type"),
         ("stage.sampler.replicas=3", "additional properties 'stage' not allowed"),
         ("secretEnv.X.secret=a", "missing property 'key'"),
+        ("networkPolicy.egress.kafkaPorts=[]", "/networkPolicy/egress/kafkaPorts"),
+        ("podMonitor.enabled=true,secretEnv.DRIFTGATE_WEB_TOKEN=null", "secretEnv.DRIFTGATE_WEB_TOKEN"),
     ],
 )
 def test_wrong_values_are_refused(setting: str, says: str) -> None:
-    done = helm("template", "it", str(CHART), "--kube-version", "1.34.0", "--set", setting)
+    done = helm("template", "it", str(CHART), "--kube-version", "1.34.0", *options([setting]))
     assert done.returncode != 0
     assert says in done.stderr
 

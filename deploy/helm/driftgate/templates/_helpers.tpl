@@ -45,9 +45,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 - name: DRIFTGATE_CONFIG
   value: /etc/driftgate/driftgate.yaml
 {{- range $name, $source := .root.Values.secretEnv }}
-{{- if or (not $source.stages) (has $.stage $source.stages) }}
+{{- with $source }}
+{{- if or (not .stages) (has $.stage .stages) }}
 - name: {{ $name }}
-  valueFrom: {secretKeyRef: {name: {{ $source.secret }}, key: {{ $source.key }}}}
+  valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .key }}}}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .root.Values.extraEnv }}
