@@ -13,12 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def secrets() -> dict[str, str]:
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the variables that ``new-env.sh`` makes."""
-    done = subprocess.run(
-        ["sh", str(ROOT / "deploy/compose/new-env.sh")], capture_output=True, text=True, check=True
-    )
-    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+    file = tmp_path_factory.mktemp("secrets") / ".env"
+    subprocess.run(["sh", str(ROOT / "deploy/compose/new-env.sh"), str(file)], check=True)
+    return dict(line.split("=", 1) for line in file.read_text().splitlines())
 
 
 @pytest.fixture(scope="session")

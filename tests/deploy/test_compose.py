@@ -75,6 +75,17 @@ def test_without_secrets_it_says_how_to_make_them(path: str, secrets: dict[str, 
         assert unused or "new-env.sh" in done.stderr
 
 
+def test_the_file_of_secrets_is_its_owners_and_is_written_once(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    command = ["sh", str(ROOT / "deploy/compose/new-env.sh"), str(file)]
+    subprocess.run(command, check=True, umask=0o022)
+    assert file.stat().st_mode & 0o777 == 0o600
+    first = file.read_bytes()
+    assert subprocess.run(command, capture_output=True).returncode != 0
+    assert file.read_bytes() == first
+    assert {".env", "driftgate-data/"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
 def test_every_container_is_confined(project: dict[str, Any]) -> None:
     for name, service in project["services"].items():
         assert not service.get("privileged"), name
