@@ -16,6 +16,7 @@ import yaml
 from deployed import ROOT
 
 from driftgate.metrics import render
+from driftgate.runtime.stalls import Stall
 from driftgate.runtime.status import StageStatus, Status
 from sinks.store import Store
 from sinks.store_settings import StoreSettings
@@ -69,11 +70,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     opened.migrate()
     ago = [NOW - 60 * SECOND]
     one: dict[str, Any] = {"tenant": ["default"]}
-    cohort = one | {
-        "view": ["route"],
-        "cohort": ["route=/a"],
-        "rubric": ["groundedness"],
-        "window_seconds": [900],
+    # Two tenants, and in one of them two evaluators and two routes: each is a line of its own.
+    three = {"tenant": ["default", "default", "other"], "rubric": ["groundedness"] * 3}
+    cohort = three | {
+        "view": ["route"] * 3,
+        "cohort": ["route=/a"] * 3,
+        "evaluator": ["judge/1", "judge/2", "judge/1"],
+        "window_seconds": [900] * 3,
     }
     rows: dict[str, dict[str, list[Any]]] = {
         "otel_traces": {
@@ -89,10 +92,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             "evaluator": ["judge/m"] * 2, "evaluator_kind": ["judge"] * 2, "input_tokens": [10, 0],
             "tenant": ["default"] * 2, "trace_id": ["t"] * 2, "span_id": ["s"] * 2,
         },
-        "cohort_windows": cohort | {"end_time": ago, "ingested_at": ago, "mean": [0.5], "n": [3], "version": [1]},
-        "verdicts": one | {
-            "time": ago, "ingested_at": ago, "verdict_id": ["v"], "kind": ["canary"], "rollout": ["r"], "rubric": ["groundedness"],
-            "candidate": ["v2"], "e_value": [10.0],
+        "cohort_windows": cohort | {
+            "end_time": ago * 3, "ingested_at": ago * 3, "mean": [0.5, 0.6, 0.7], "n": [3] * 3, "version": [1] * 3,
+        },
+        "verdicts": three | {
+            "time": ago * 3, "ingested_at": ago * 3, "verdict_id": ["v", "w", "x"], "kind": ["canary"] * 3,
+            "rollout": ["r"] * 3, "route": ["/a", "/b", "/a"], "candidate": ["v2"] * 3, "e_value": [10.0] * 3,
         },
         "dead_letters": {
             "time": ago, "tenant": ["default"], "stage": ["sampler"], "reason": ["undecodable"], "error": ["DecodeError"],
@@ -128,6 +133,8 @@ def test_every_statement_runs_and_finds_what_happened(path: Path, store: Store) 
             assert numbers, where
             assert set(columns) - set(numbers) <= {"time", "metric"}, where
             assert [row["time"] for row in rows] == sorted(row["time"] for row in rows), where
+            lines = [(row["time"], row.get("metric")) for row in rows]
+            assert len(set(lines)) == len(lines), where
 
 
 def test_the_operations_dashboard_says_what_happened(store: Store) -> None:
@@ -149,6 +156,20 @@ def test_the_operations_dashboard_says_what_happened(store: Store) -> None:
     assert {row["metric"] for row in answers["Scores, by status"]} == {"scored", "failed"}
     (letter,) = answers["The latest dead letters"]
     assert (letter["stage"], letter["offset"], letter["bytes"]) == ("sampler", 2, 3)
+
+
+def test_every_measure_of_a_cohort_can_be_chosen(store: Store) -> None:
+    store.insert(
+        "cohort_windows",
+        {
+            "tenant": ["default"], "view": ["route"], "cohort": ["route=/a"], "rubric": ["latency_s"], "window_seconds": [900],
+            "end_time": [NOW - 60 * SECOND], "ingested_at": [NOW - 60 * SECOND], "mean": [12.0], "n": [1], "version": [1],
+        },
+        "cohort_windows-2",
+    )  # fmt: skip
+    dashboard = load(FOLDER / "dashboards/driftgate-quality.json")
+    asked = {where: sql for where, _, sql in statements(dashboard)}
+    assert {row["rubric"] for row in store.query(asked["$rubric"])} == {"groundedness", "latency_s"}
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -182,7 +203,12 @@ def exposed() -> dict[str, set[tuple[str, str]]]:
             time_unix_nano=0,
             stages=[StageStatus("sampler", "waiting", "", 1, 1, 1)],
             ledger={"sampler": {"spans_in": 1}},
-            receivers={"spans_received": 1, "requests_refused.overloaded": 1},
+            receivers={
+                "spans_received": 1,
+                "requests_refused.overloaded": 1,
+                "residual_finds.EMAIL.span.attribute": 1,
+            },
+            stalled=[Stall("drift", "scores", 3, 7, 900.0)],
         )
     ).decode()
     found: dict[str, set[tuple[str, str]]] = {name: set() for name in PROCESS}
