@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from stream.secret import Secret
 from stream.settings import Seconds, Settings
@@ -35,6 +36,13 @@ class RubricSettings(Settings):
     @classmethod
     def _short(cls, value: Any) -> Any:
         return {"use": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Let editors accept the short form, too."""
+        return {"anyOf": [{"type": "string", "minLength": 1}, handler(schema)]}
 
 
 class JudgeSettings(Settings):
