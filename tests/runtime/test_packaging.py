@@ -45,6 +45,12 @@ def test_lock_files_carry_hashes_and_no_addresses() -> None:
         assert text.count("--hash=sha256:") >= len(pinned)
 
 
+def test_the_lock_brings_what_the_readme_shows() -> None:
+    """`driftgate explain ID --png` draws with matplotlib, and `make demo` installs this lock."""
+    assert "--png" in (ROOT / "README.md").read_text()
+    assert re.search(r"^matplotlib==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
 def test_the_top_level_is_the_documented_one() -> None:
     names = {path.name for path in ROOT.iterdir()}
     assert {
