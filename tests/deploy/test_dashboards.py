@@ -239,6 +239,13 @@ def test_every_expression_parses_and_asks_for_a_metric_that_is_there() -> None:
     } <= names
 
 
+def test_every_rule_is_explained() -> None:
+    page = (ROOT / "docs/deploy.md").read_text()
+    (group,) = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+    told = re.findall(r"^\| `(Driftgate\w+)` \|", page, re.MULTILINE)
+    assert told == [rule["alert"] for rule in group["rules"]]
+
+
 def test_names_of_the_collectors_counters_are_the_ones_asked_for() -> None:
     values = {value for label, value in exposed()["driftgate_receiver"] if label == "name"}
     for _, text in expressions():

@@ -117,8 +117,9 @@ spec:
         {{- range $name, $port := .ports }}
         - {name: {{ $name }}, containerPort: {{ $port }}}
         {{- end }}
-      # Alive means that the process answers. A stage that waits for Kafka or ClickHouse stays alive and ready: a restart
-      # would help neither; it says what it waits for in /v1/status, and its lag grows.
+      # Alive means that the process answers. A stage that waits for Kafka or ClickHouse stays alive: a restart would help
+      # neither; it says what it waits for in /v1/status, and its lag grows. It is ready until a partition of its own has
+      # stood still for `stalled_after`.
       startupProbe:
         httpGet: {path: /livez, port: web}
         periodSeconds: 2
