@@ -15,8 +15,12 @@ from collector.redaction.report import RedactionReport
 from collector.redaction.rule import Unscannable
 
 _READ = 256 << 10
-_BEGIN = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
-_END = b"-----END"
+# How a private key that stretches over lines begins, and what is in its last line.
+_KEYS = (
+    (re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"), b"-----END"),
+    (re.compile(rb"---- BEGIN SSH2 [A-Z ]*PRIVATE KEY"), b"---- END"),
+    (re.compile(rb"PuTTY-User-Key-File-[0-9]:"), b"Private-MAC:"),
+)
 _MOST_KEY_BYTES = 64 << 10
 _UNSCANNABLE = "UNSCANNABLE"
 
@@ -77,17 +81,18 @@ def _blocks(source: IO[bytes], max_line_bytes: int) -> Iterator[list[bytes | Non
     """Yield what has arrived as lines with their ends; private keys are one line, lines that are too long are ``None``."""
     key: list[bytes] = []
     key_size = 0
+    key_end = b""
     for lines in _lines(source, max_line_bytes):
         block: list[bytes | None] = []
         for line in lines:
             if key:
                 key.append(line or b"")
                 key_size += len(line or b"")
-                if line is None or _END in line or key_size > _MOST_KEY_BYTES:
+                if line is None or key_end in line or key_size > _MOST_KEY_BYTES:
                     block.append(b"".join(key))
                     block += [None] if line is None else []
                     key, key_size = [], 0
-            elif line is not None and _starts_key(line):
+            elif line is not None and (key_end := _end_of_key(line)):
                 key, key_size = [line], len(line)
             else:
                 block.append(line)
@@ -97,12 +102,14 @@ def _blocks(source: IO[bytes], max_line_bytes: int) -> Iterator[list[bytes | Non
         yield [b"".join(key)]
 
 
-def _starts_key(line: bytes) -> bool:
-    match = _BEGIN.search(line)
-    # In a JSON line the key is one string, cut off or not.
-    return (
-        match is not None and _END not in line[match.end() :] and line.lstrip()[:1] not in (b"{", b"[", b'"')
-    )
+def _end_of_key(line: bytes) -> bytes:
+    """Return what ends the private key that begins in ``line`` and does not end there; empty if none does."""
+    if line.lstrip()[:1] in (b"{", b"[", b'"'):
+        return b""  # in a JSON line the key is one string, cut off or not
+    for begin, end in _KEYS:
+        if (match := begin.search(line)) is not None and end not in line[match.end() :]:
+            return end
+    return b""
 
 
 def _lines(source: IO[bytes], max_line_bytes: int) -> Iterator[list[bytes | None]]:

@@ -53,6 +53,8 @@ def test_long_lists_are_redacted_and_not_refused(engine: Engine, between: str, h
         ("api-key", "letmein", "SECRET"),
         ("net.mac", "02:42:ac:11:00:02", "MAC_ADDRESS"),
         ("user.ssn", "536904399", "US_SSN"),
+        ("sessionToken", "9f8A7b6C5d4E3f2G1h0I", "SECRET"),
+        ("http.request.header.authorization", "9f8A7b6C5d4E3f2G1h0I", "BEARER_TOKEN"),
     ],
 )
 def test_a_key_announces(engine: Engine, key: str, value: str, entity: str) -> None:
@@ -164,3 +166,40 @@ def test_a_password_of_underscores_does_not_keep_the_matcher_busy(engine: Engine
 def test_a_key_that_is_no_text_announces_nothing_and_refuses_nothing(engine: Engine) -> None:
     output, entities = engine.redact('{"\\ud800":"from 10.20.30.40, +1 415-555-2671"}')
     assert (output, entities) == ('{"\\ud800":"from [IPV4], [PHONE]"}', ("IPV4", "PHONE"))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "Basic [BEARER_TOKEN]"),
+        ('Digest username="jane", response="6629fae49393a05397450978507c4ef1"', "Digest [BEARER_TOKEN]"),
+        ("Bearer ${TOKEN}", "Bearer ${TOKEN}"),
+        ("required", "required"),
+    ],
+)
+def test_what_a_header_authorizes_with(engine: Engine, value: str, expected: str) -> None:
+    for key in ("http.request.header.authorization", "Authorization", "proxy-authorization"):
+        assert engine.redact(value, hint=key)[0] == expected
+        assert engine.redact(expected, hint=key) == (expected, ())
+        assert json.loads(engine.redact(json.dumps({key: [value]}))[0]) == {key: [expected]}
+
+
+@pytest.mark.parametrize("levels", [1, 4, 6])
+@pytest.mark.parametrize("key", ["password", "client_secret", "authorization", "ssn"])
+def test_a_key_announces_in_json_within_json(engine: Engine, key: str, levels: int) -> None:
+    text = json.dumps({key: "Basic 536904399"})
+    for _ in range(levels - 1):
+        text = json.dumps({"arguments": text})
+    assert "536904399" not in engine.redact(text)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---- BEGIN SSH2 " + "PRIVATE KEY ----\nComment: x\nP2/56wAAAi4AAAA3aWYt\nbW9kbntzaWdue3Jz",
+        "PuTTY-User-Key-File-3: ssh-ed25519\nPublic-Lines: 1\nAAAAC3Nz\nPrivate-Lines: 2\nbW9kbntzaWdue3Jz",
+        's = "-----BEGIN RSA PRIVATE KEY-----\\n" +\n    "bW9kbntzaWdue3Jz\\n" +\n    "bW9kbntzaWdue3Jz\\n"',
+    ],
+)
+def test_keys_that_are_cut_off_or_written_in_code(engine: Engine, text: str) -> None:
+    assert "bW9kbntzaWdue3Jz" not in engine.redact(text)[0]

@@ -47,6 +47,25 @@ def test_a_private_key_over_lines(engine: Engine) -> None:
     assert run(engine, cut)[0].strip() == "[PRIVATE_KEY]"
 
 
+@pytest.mark.parametrize(
+    ("key", "entity"),
+    [
+        (
+            "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nComment: x\nP2/56wAAAi4AAAA3aWYt\n---- END SSH2",
+            "PRIVATE_KEY",
+        ),
+        (
+            "PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 1\nAAAAIGVhc3kgdG8g\nPrivate-MAC: 00ff",
+            "PLATFORM_TOKEN",
+        ),
+    ],
+)
+def test_keys_of_other_makers_over_lines(engine: Engine, key: str, entity: str) -> None:
+    output, entities = run(engine, f"a\n{key}\nb@example.com\n")
+    assert entities == {entity: 1, "EMAIL": 1}
+    assert not any(line in output for line in key.splitlines()[1:-1])
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_how_the_bytes_arrive_does_not_matter(engine: Engine, chunk: int) -> None:
     text = (f"mail jane.doe@example.com\n{PEM}\n" * 3 + "é 203.0.113.77").encode()

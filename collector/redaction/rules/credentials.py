@@ -11,25 +11,34 @@ from collector.redaction.edge import WORD
 from collector.redaction.rule import Rule, Span
 from collector.redaction.validator import is_word
 
-_LONGEST_KEY = 64 << 10
+LONGEST_KEY = 64 << 10
+# Headers, then lines of base64; in source code the lines are strings, put together.
 _KEY_LINES = re.compile(
-    rb"(?:[ \t]*\r?\n[A-Za-z-]+: [^\n]*)*(?:\s*[A-Za-z0-9+/=]{16,})*(?:\s*[A-Za-z0-9+/]{1,76}={1,2})?"
+    rb"(?:[ \t]*\r?\n[A-Za-z-]+: [^\n]*)*"
+    rb"(?:(?:\s*|[ \t\"'+,.\\]*\r?\n[\s\"'+,.]*)[A-Za-z0-9+/=]{16,})*(?:[\s\"'+,.]*[A-Za-z0-9+/]{1,76}={1,2})?"
 )
+_PLACEHOLDER = re.compile(rb"[$%<{*(\[].*", re.DOTALL)
+_SHORTEST_LONE_TOKEN = 16
 _PORT = re.compile(rb"[0-9]{1,5}/")
 _LOOKS_RANDOM = re.compile(rb"[0-9]|[a-z][A-Z]|[A-Z][a-z].*[A-Z]")
 
 
 def _private_key(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     """Take the key with its END line, or without one (cut off) all that looks like key material."""
-    limit = end + _LONGEST_KEY
+    limit = end + LONGEST_KEY
     stop = text.find(b"-----END", end, limit)
     # A quote between would mean that the END belongs to another JSON value.
     if stop >= 0 and b'"' not in text[end:stop]:
         dashes = text.find(b"-----", stop + 8, stop + 100)
         yield start, dashes + 5 if dashes >= 0 else stop + 8
         return
-    body = _KEY_LINES.match(text, end, limit)
-    yield start, body.end() if body else end
+    yield start, end_of_key_lines(text, end)
+
+
+def end_of_key_lines(text: bytes, start: int) -> int:
+    """Return where that ends which looks like key material and begins at ``start``."""
+    body = _KEY_LINES.match(text, start, start + LONGEST_KEY)
+    return body.end() if body else start
 
 
 def _jwt(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
@@ -53,6 +62,16 @@ def _bearer(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
         yield start, end
 
 
+def _authorization(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
+    """Accept what stands behind the name of a scheme, and what stands alone and is no word; not ``Bearer ${TOKEN}``."""
+    found = text[start:end]
+    if _PLACEHOLDER.fullmatch(found):
+        return
+    lone = not text[:start].strip()
+    if not lone or (len(found) >= _SHORTEST_LONE_TOKEN and b" " not in found and _LOOKS_RANDOM.search(found)):
+        yield start, end
+
+
 def _url(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
     """Accept ``user:password`` and long lone tokens; ``host:port/path@x`` and ``git@host`` are none."""
     user, colon, password = text[start:end].partition(b":")
@@ -72,6 +91,8 @@ RULES = (
         must_match=(
             "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----",
             "-----BEGIN " + "PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC",
+            'a = "-----BEGIN EC '
+            'PRIVATE KEY-----\\n"\n    "MHcCAQEEIIrYSSNQFaA2\\n"\n    "-----END EC PRIVATE KEY-----"',
             "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----\n\nlQOYBF\n-----END PGP PRIVATE KEY BLOCK-----",
         ),
         must_not_match=(
@@ -112,8 +133,9 @@ RULES = (
     ),
     Rule(
         name="BEARER_TOKEN",
-        gate=r"(?i)ation[^A-Za-z0-9]{1,12}basic",
-        pattern=r"(?i)authorization[\"':=\s]+basic\s+(?P<value>[A-Za-z0-9+/_-]{6,}=*)",
+        # As a key of JSON it asks for the next rule.
+        gate=r"(?i)ation[^A-Za-z0-9]{1,12}basic|authorization[\\\"' ]+[:=]",
+        pattern=r"(?i)authorization[\"':=\s\[]+basic\s+(?P<value>[A-Za-z0-9+/_-]{6,}=*)",
         must_match=(
             "Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
             "authorization=Basic dXNlcjpwYXNz",
@@ -123,6 +145,25 @@ RULES = (
             "basic authorization",
             "Authorization: Basic",
             "documentation basic usage of functions",
+        ),
+    ),
+    Rule(
+        name="BEARER_TOKEN",
+        keys=r"(?:^|[._ -])authorization$",
+        pattern=(
+            r"(?is)^\s*(?:(?:basic|bearer|digest|token|negotiate|oauth|hawk|apikey|dpop|aws4-hmac-sha256)\s+)?"
+            r"(?P<value>\S.{4,}\S)\s*$"
+        ),
+        check=_authorization,
+        must_match=(
+            '{"Authorization":"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="}',
+            '{"headers":{"proxy-authorization":"basic dXNlcjpwYXNzd29yZA=="}}',
+            '{"authorization":["Basic dXNlcjpwYXNz"]}',
+        ),
+        must_not_match=(
+            '{"authorization":"Bearer ${TOKEN}"}',
+            '{"authorization":"granted to all members"}',
+            '{"authorizations":"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="}',
         ),
     ),
     Rule(

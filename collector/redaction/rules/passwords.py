@@ -17,6 +17,8 @@ _KEY_WORDS = (
 )
 # Between the word and the value: quotes (of JSON, also escaped), one of : = =>, and one space.
 _BETWEEN = r"[\"'\\]{0,4} ?(?:[:=]|=>|:=) ?[\"'\\]{0,4}"
+# The same in escapes of escapes, where a gate looks for it: JSON in JSON doubles the backslashes at every level.
+_BETWEEN_GATE = r"\\*[^A-Za-z0-9]{0,6}[:=]"
 _VALUE = r"[^\s\"'\\,;&<>()\[\]{}`|“”‘’„«»]"
 
 # Values that say where the secret is, or that there is none.
@@ -73,7 +75,7 @@ def _under_key(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
 RULES = (
     Rule(
         name="SECRET",
-        gate=rf"(?i)(?:{_LOGIN_WORDS.encode().decode('latin-1')}|contrase(?:\\+u00f1|%c3%b1)a)[^A-Za-z0-9]{{0,6}}[:=]",
+        gate=rf"(?i)(?:{_LOGIN_WORDS.encode().decode('latin-1')}|contrase(?:\\+u00f1|%c3%b1)a){_BETWEEN_GATE}",
         pattern=rf"(?i)(?:{_LOGIN_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{4,}})",
         check=_password,
         must_match=(
@@ -94,7 +96,7 @@ RULES = (
     ),
     Rule(
         name="SECRET",
-        gate=r"(?i)(?:key|secret|token|credentials?)[^A-Za-z0-9]{0,6}[:=]",
+        gate=rf"(?i)(?:key|secret|token|credentials?){_BETWEEN_GATE}",
         pattern=rf"(?i)(?:{_KEY_WORDS}){_BETWEEN}(?P<value>{_VALUE}{{16,}})",
         check=_key,
         must_match=(
@@ -114,7 +116,7 @@ RULES = (
     Rule(
         name="SECRET",
         keys=(
-            r"(?:^|[._ -])(?:password|passwd|passphrase|pwd|api_?-?key|secret_?-?key|client_?-?secret|access_?token"
+            r"(?:^|[._ -])(?:password|passwd|passphrase|pwd|passcode|kennwort|passwort|contrase.{1,2}a|api_?-?key|secret_?-?key|client_?-?secret|access_?token"
             r"|refresh_?token|auth_?token|private_?key|secret_?access_?key|bot_?token|signing_?key)$"
         ),
         pattern=r"(?s)^\s*(?P<value>\S.+\S)\s*$",
@@ -125,5 +127,22 @@ RULES = (
             '{"db":{"client_secret":"Zx81-kLm2_QwErTy77pq"}}',
         ),
         must_not_match=('{"password":null}', '{"password":"${DB_PASSWORD}"}', '{"passwords":"many of them"}'),
+    ),
+    # Keys of many meanings (page tokens, "the secret of success"): what stands there must look like one.
+    Rule(
+        name="SECRET",
+        keys=r"(?:^|[._ -])(?:secret|token|credentials?|encryption_?-?key)$",
+        pattern=r"^\s*(?P<value>\S{16,})\s*$",
+        check=_key,
+        must_match=(
+            '{"token":"9f8A7b6C5d4E3f2G1h0I"}',
+            '{"app":{"webhook_secret":"Zx81-kLm2_QwErTy77pq"}}',
+            '{"apiToken":"q1w2e3r4t5y6u7i8o9p0aa"}',
+        ),
+        must_not_match=(
+            '{"token":"the_next_page_of_results"}',
+            '{"secret":"of success and 16 other things"}',
+            '{"tokens":"9f8A7b6C5d4E3f2G1h0I"}',
+        ),
     ),
 )

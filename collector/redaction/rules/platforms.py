@@ -127,6 +127,8 @@ RULES = (
             r"|hvs\.[A-Za-z0-9_-]{24,}|ATATT3[A-Za-z0-9_=-]{40,}|PMAK-[A-Za-z0-9-]{40,}|dapi[0-9a-f]{32}(?:-[0-9])?"
             r"|ntn_[A-Za-z0-9]{40,}|sbp_[0-9a-f]{40}|tskey-[a-z]+-[A-Za-z0-9-]{16,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}"
             r"|PuTTY-User-Key-File-[0-9]:(?P<value>(?:[^\n]*\n){1,200}?Private-MAC: [0-9a-f]+)"
+            # Cut off.
+            r"|PuTTY-User-Key-File-[0-9]:(?:[^\n]*\n){1,60}?Private-Lines: [0-9]+(?:\s+[A-Za-z0-9+/=]{16,})*"
         ),
         check=left_standalone,
         must_match=(

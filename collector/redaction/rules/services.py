@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from collector.redaction.rule import Rule, Span
+from collector.redaction.rules.credentials import LONGEST_KEY, end_of_key_lines
 from collector.redaction.validator import left_standalone, standalone
 
 _HEX = "0123456789abcdef"
@@ -12,9 +13,9 @@ _LONG = "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
 
 
 def _ssh2(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
-    """Take the key with its END line, or what is left of it."""
-    stop = text.find(b"---- END", end)
-    yield start, stop + 8 if stop >= 0 else end
+    """Take the key with its END line, or without one (cut off) all that looks like key material."""
+    stop = text.find(b"---- END", end, end + LONGEST_KEY)
+    yield start, stop + 8 if stop >= 0 else end_of_key_lines(text, end)
 
 
 def _random(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
@@ -81,7 +82,7 @@ RULES = (
     # The private exponent of a JSON Web Key (RFC 7517); the primes with it.
     Rule(
         name="PRIVATE_KEY",
-        gate=r"[\"']kty[\\\"']{1,4}",
+        gate=r"[\"']kty[\\\"']+",
         pattern=r"[\"'](?:d|p|q|dp|dq|qi|k)[\\\"']{1,4}\s*:\s*[\\\"']{1,4}(?P<value>[A-Za-z0-9_-]{22,})",
         must_match=(
             'the key {"kty":"EC","crv":"P-256","d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"} is it',
