@@ -11,11 +11,11 @@ from stream.errors import Transient
 class Ticket:
     """One request's share of the budget."""
 
-    __slots__ = ("_budget", "_tenant", "held")
+    __slots__ = ("_budget", "held", "tenant")
 
     def __init__(self, budget: Budget, tenant: str) -> None:
         self._budget = budget
-        self._tenant = tenant
+        self.tenant = tenant
         self.held = 0
 
     def grow(self, size: int) -> None:
@@ -26,7 +26,7 @@ class Ticket:
         Transient
             ``overloaded``: the budget, or what the tenant may hold of it, is spent.
         """
-        self._budget.take(self._tenant, size)
+        self._budget.take(self.tenant, size)
         self.held += size
 
     def settle(self, size: int) -> None:
@@ -34,13 +34,13 @@ class Ticket:
         if size > self.held:
             self.grow(size - self.held)
         else:
-            self._budget.give(self._tenant, self.held - size)
+            self._budget.give(self.tenant, self.held - size)
             self.held = size
 
     def release(self) -> None:
         """Give everything back; idempotent."""
         held, self.held = self.held, 0
-        self._budget.give(self._tenant, held)
+        self._budget.give(self.tenant, held)
 
 
 class Budget:

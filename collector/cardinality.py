@@ -6,6 +6,7 @@ otherwise make as many of them as it has orders, at the expense of everybody.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,8 @@ from stream.interaction_record import PROMPT_NAME_KEYS, PROMPT_VERSION_KEYS, ROU
 OTHER = "(other)"
 # A value that was not seen for so long makes room for a new one.
 FORGET_S = 86_400.0
+# Longer values are remembered by their digest: a thousand of four megabytes would be four gigabytes.
+_LONGEST_KNOWN = 64
 
 _LIMIT_OF = {
     **dict.fromkeys(ROUTE_KEYS, "max_routes"),
@@ -40,7 +43,7 @@ class Cardinality:
     def __init__(self, limits: Mapping[str, TenantLimits], clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
-        self._seen: dict[tuple[str, str], OrderedDict[str, float]] = {}
+        self._seen: dict[tuple[str, str], OrderedDict[bytes, float]] = {}
         self._lock = threading.Lock()
 
     def fold(self, tenant: str, items: Iterable[Item]) -> dict[str, int]:
@@ -64,12 +67,12 @@ class Cardinality:
             if name is None:
                 continue
             value = attribute.value
-            text = value.string_value or str(value.int_value)
-            if not self._known((tenant, key), text, getattr(limits, name)):
+            text = _text(value)
+            if text and not self._known((tenant, key), text, getattr(limits, name)):
                 value.string_value = OTHER
                 folded[key] = folded.get(key, 0) + 1
 
-    def _known(self, place: tuple[str, str], value: str, limit: int) -> bool:
+    def _known(self, place: tuple[str, str], value: bytes, limit: int) -> bool:
         now = self._clock()
         with self._lock:
             seen = self._seen.setdefault(place, OrderedDict())
@@ -84,3 +87,17 @@ class Cardinality:
                 del seen[oldest]
             seen[value] = now
             return True
+
+
+def _text(value: Any) -> bytes:
+    """Return what names something; nothing where the value is a list or a map, which name nothing, or one of two."""
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        text = value.string_value.encode()
+    elif kind == "bytes_value":
+        text = b"bytes " + value.bytes_value
+    elif kind in ("int_value", "double_value"):
+        text = str(getattr(value, kind)).encode()
+    else:
+        return b""
+    return text if len(text) <= _LONGEST_KNOWN else hashlib.blake2b(text, digest_size=_LONGEST_KNOWN).digest()

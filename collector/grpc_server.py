@@ -146,8 +146,10 @@ class GrpcServer:
             async with asyncio.timeout(self._settings.read_timeout):
                 body = await context.read()
         except TimeoutError as error:
-            raise Permanent(
-                "too_slow", f"the message did not arrive within {self._settings.read_timeout:g} s"
+            raise Transient(
+                "too_slow",
+                f"the message did not arrive within {self._settings.read_timeout:g} s",
+                retry_after=self._intake.budget.delay(),
             ) from error
         if not isinstance(body, bytes):
             # The sender has gone, or gRPC has told it that the message is too large.

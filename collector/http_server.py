@@ -174,7 +174,11 @@ class _Handlers:
                     if len(body) > self._limit:
                         raise Permanent("too_large", f"the body is larger than {self._limit} bytes")
         except TimeoutError as error:
-            raise Permanent("too_slow", f"the body did not arrive within {self._read_timeout:g} s") from error
+            raise Transient(
+                "too_slow",
+                f"the body did not arrive within {self._read_timeout:g} s",
+                retry_after=self._intake.budget.delay(),
+            ) from error
         return bytes(body)
 
     def _decoder(self, signal: Signal, content_type: str, encoding: str) -> Decode | None:

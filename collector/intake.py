@@ -74,7 +74,7 @@ class Intake:
         self._idle_threads = settings.decode_threads
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
         self._tasks: set[asyncio.Task[Ingested]] = set()
-        self._expected = 0.0
+        self._expected: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         share = settings.redaction.residual_share
         self._rescan = Rescan(Residual(ingest.engine, share)) if share else None
@@ -93,18 +93,19 @@ class Intake:
         return Ticket(self.budget, tenant)
 
     def expect(self, ticket: Ticket) -> None:
-        """Take room for a message whose size is told only when it is there: the size of large ones lately.
+        """Take room for a message whose size is told only when it is there: the size of its tenant's large ones lately.
 
         Raises
         ------
         Transient
             ``overloaded``: there is no room for it, so it need not be received.
         """
-        ticket.grow(int(self._expected))
+        ticket.grow(int(self._expected.get(ticket.tenant, 0)))
 
     def received(self, ticket: Ticket, size: int) -> None:
         """Say how large the expected message was; raises as :meth:`expect` does."""
-        self._expected = max(float(size), self._expected * _FORGETTING)
+        expected = self._expected.get(ticket.tenant, 0.0)
+        self._expected[ticket.tenant] = max(float(size), expected * _FORGETTING)
         ticket.settle(size)
 
     def refused(self, error: Permanent | Transient, tenant: str = "") -> None:
@@ -151,7 +152,8 @@ class Intake:
                 error.reason, error.detail, retry_after=self.budget.delay(error.retry_after)
             ) from error
         finally:
-            size = ticket.held
+            # Of a compressed body both are held, and only what came out of it is paid for.
+            size = max(len(body), ticket.held - len(body))
             ticket.release()
             # What came is paid for, whatever becomes of it: the work was done.
             self._rates[tenant].pay(received, size, self._clock())

@@ -13,6 +13,7 @@ from collector.settings import PathSettings
 # What a removed attribute is called in the counters.
 REMOVED = "REMOVED_ATTRIBUTE"
 _MOST_KNOWN_PATHS = 4096
+_LONGEST_KNOWN_PATH = 256
 
 
 class Removal:
@@ -70,7 +71,9 @@ class Removal:
 
     def _matches(self, path: str) -> bool:
         if (known := self._known.get(path)) is None:
-            if len(self._known) >= _MOST_KNOWN_PATHS:
-                self._known = {}
-            known = self._known[path] = any(pattern.fullmatch(path) for pattern in self._patterns)
+            known = any(pattern.fullmatch(path) for pattern in self._patterns)
+            if len(path) <= _LONGEST_KNOWN_PATH:
+                if len(self._known) >= _MOST_KNOWN_PATHS:
+                    self._known = {}
+                self._known[path] = known
         return known

@@ -17,8 +17,9 @@ from collector.redaction.rule import Rule
 from collector.settings import Operator, PathSettings, RedactionSettings, TenantRedactionSettings
 from stream.errors import ConfigError
 
-# Places repeat from span to span; what holds for them is remembered.
+# Places repeat from span to span; what holds for them is remembered, but for long ones: whoever sends decides about keys.
 _MOST_KNOWN_PLACES = 4096
+_LONGEST_KNOWN_PLACE = 256
 _OWNERS = ("span.", "event.", "link.", "scope.", "resource.", "log.", "*", "?", "[")
 
 
@@ -96,9 +97,14 @@ class Operators:
 
     def of(self, tenant: str, path: str = "") -> Treatment:
         """Return what holds for a text of ``tenant`` at ``path`` (empty: nowhere in particular)."""
+        policy = self._tenants.get(tenant, self._default)
+        if not policy.paths:
+            path = ""
         if (known := self._known.get((tenant, path))) is not None:
             return known
-        made = self._tenants.get(tenant, self._default).treatment(self._rules, tenant, path)
+        made = policy.treatment(self._rules, tenant, path)
+        if len(path) > _LONGEST_KNOWN_PLACE:
+            return made
         if len(self._known) >= _MOST_KNOWN_PLACES:
             self._known = {}
         self._known[tenant, path] = made

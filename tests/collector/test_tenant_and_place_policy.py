@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from collector.ingest import Ingest
 from collector.redaction.engine import Engine
+from collector.redaction.residual import Residual
 from collector.settings import CollectorSettings, RedactionSettings
 from stream.errors import ConfigError
 
@@ -207,3 +209,37 @@ def test_attributes_are_removed_whole_and_counted() -> None:
     }
     assert removed == {"span.attribute": 2, "event.attribute": 1}
     assert set(sent(made, "acme")[1]) == {"other", "app"}
+
+
+def test_what_is_remembered_does_not_grow_with_the_keys_and_values_of_senders() -> None:
+    settings = CollectorSettings.model_validate(
+        {
+            "tenants": [{"name": "acme", "token_sha256": "0" * 64}],
+            "redaction": {
+                "paths": [
+                    {"path": "attributes.*.debug", "remove": True},
+                    {"path": "attributes.other", "operator": "keep"},
+                ]
+            },
+        }
+    )
+    made = Ingest(settings)
+    residual = Residual(made.engine, 1.0)
+    long = "k" * 100_000
+
+    def send(number: int) -> None:
+        sent = request()
+        (span,) = sent.resource_spans[0].scope_spans[0].spans
+        span.attributes.add(key=f"{number}.{long}").value.string_value = TEXT
+        span.attributes.add(key="http.route").value.string_value = f"{number}.{long}"
+        (output,) = made.traces(sent, "acme").outputs
+        residual.scan(output)
+
+    send(-1)
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            send(number)
+        assert tracemalloc.get_traced_memory()[0] < 10 * len(long)
+    finally:
+        tracemalloc.stop()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
+import random
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from pydantic import ValidationError
 
 from collector.budget import Budget
+from collector.ingest import Ingest
+from collector.intake import Intake
 from collector.settings import CollectorSettings
 from collector.tenant_settings import TenantSettings
 from collector.tenants import Tenants
@@ -116,8 +120,6 @@ def test_a_tenant_beyond_its_rate_is_refused_until_its_debt_is_paid(start: Any, 
 
 
 def test_what_a_compressed_body_becomes_is_what_it_costs(start: Any, tenants: Any) -> None:
-    import gzip
-
     clock = Clock()
     running = start(tenants=tenants(acme={"bytes_per_second": 1000, "burst": "1s"}), clock=clock)
     body = request_of(1, "x" * 10_000)
@@ -134,6 +136,21 @@ def test_what_a_compressed_body_becomes_is_what_it_costs(start: Any, tenants: An
     assert send(running, request_of(), TOKENS["acme"])[0] == 429
     clock.now += 2
     assert send(running, request_of(), TOKENS["acme"])[0] == 200
+
+
+def test_a_body_that_compression_does_not_make_smaller_is_paid_for_once(start: Any, tenants: Any) -> None:
+    running = start(tenants=tenants())
+    body = request_of(1, random.Random(1).randbytes(20_000).hex())
+    connection = http.client.HTTPConnection("127.0.0.1", running.receivers.http_port, timeout=60)
+    headers = {
+        "Content-Type": "application/x-protobuf",
+        "Content-Encoding": "gzip",
+        "Authorization": f"Bearer {TOKENS['acme']}",
+    }
+    connection.request("POST", "/v1/traces", gzip.compress(body), headers)
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert running.receivers.metrics()["tenant.acme.bytes"] == len(body)
 
 
 def test_without_tenants_the_rate_holds_for_all_together(start: Any) -> None:
@@ -230,6 +247,24 @@ def test_a_greedy_tenant_leaves_room_in_flight(start: Any, tenants: Any) -> None
         assert first.result(10)[0] == second.result(10)[0] == 200
 
 
+def test_large_messages_of_one_tenant_take_no_room_from_another(tenants: Any) -> None:
+    async def publish(outputs: Any, counters: Any) -> None:
+        raise AssertionError
+
+    settings = CollectorSettings.model_validate(
+        {"tenants": tenants(), "max_request_bytes": 4096, "max_in_flight_bytes": 8192}
+    )
+    intake = Intake(settings, Ingest(settings), publish)
+    large = intake.admit("acme")
+    intake.expect(large)
+    intake.received(large, 4000)
+    large.release()
+    waiting = [intake.admit("umbrella") for _ in range(10)]
+    for ticket in waiting:
+        intake.expect(ticket)
+    assert intake.budget.used == 0
+
+
 # Cardinality
 
 
@@ -260,6 +295,25 @@ def test_routes_prompts_and_services_beyond_the_limit_are_folded(start: Any, ten
     assert routes(TOKENS["acme"], "/a", "/e") == ["/a", "(other)"]
     clock.now += 1_000
     assert routes(TOKENS["acme"], "/e", "/a", "/f") == ["/e", "/a", "(other)"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[f"/{n}" + "x" * 9000 for n in range(4)], [1, 2, 3, 4], [0.5, 1.5, 2.5, 3.5], [b"a", b"b", b"c", b"d"]],
+)
+def test_values_of_every_kind_count(values: list[Any]) -> None:
+    acme = {"name": "acme", "token_sha256": "0" * 64, "limits": {"max_routes": 2}}
+    made = Ingest(CollectorSettings.model_validate({"tenants": [acme]}))
+    folded = 0
+    for value in values:
+        sent = ExportTraceServiceRequest.FromString(request_of(1))
+        (span,) = sent.resource_spans[0].scope_spans[0].spans
+        kind = {str: "string_value", int: "int_value", float: "double_value", bytes: "bytes_value"}[
+            type(value)
+        ]
+        setattr(span.attributes.add(key="http.route").value, kind, value)
+        folded += made.traces(sent, "acme").counters.get("folded.http.route", 0)
+    assert folded == 2
 
 
 # Certificates
