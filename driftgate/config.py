@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema
 from collector.settings import CollectorSettings
 from drift.direction import STREAMS
 from drift.settings import DriftSettings
-from driftgate.yaml_source import Location, Source, read_source
+from driftgate.yaml_source import URL_SECTIONS, Location, Source, read_source
 from scorers.sampling.settings import SamplingSettings
 from scorers.settings import ScorersSettings
 from sinks.alerts_settings import AlertSettings, RollbackSettings
@@ -123,7 +123,7 @@ class Config(Settings):
         """Let `log:` and `store:` be a URL where nothing else is said."""
         if isinstance(data, dict):
             data = dict(data)
-            for key in ("log", "store"):
+            for key in URL_SECTIONS:
                 if isinstance(data.get(key), str):
                     data[key] = {"url": data[key]}
         return data
@@ -135,7 +135,7 @@ class Config(Settings):
         """Let editors accept the short form, too."""
         made = handler(schema)
         properties = handler.resolve_ref_schema(made)["properties"]
-        for key in ("log", "store"):
+        for key in URL_SECTIONS:
             properties[key] = {"anyOf": [{"type": "string", "format": "uri"}, properties[key]]}
         return made
 
@@ -222,6 +222,12 @@ def explain(error: ValidationError, source: Source) -> str:
             message = _unknown(location)
         elif item["type"] == "missing":
             message = f"`{location[-1]}` is missing here"
+        elif item["type"] == "model_type":
+            message = "expected `key: value` pairs"
+            if item["input"] is None:
+                message += "; leave the section out for its defaults"
+        elif item["type"] == "path_type":
+            message = "expected a path"
         place = f"{source.name}: {where}" if where.startswith("line") else where or source.name
         lines.append(f"{place}: `{key}`: {message}")
     return "\n".join(lines)

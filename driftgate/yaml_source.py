@@ -14,6 +14,9 @@ from stream.errors import ConfigError
 _MAX_BYTES = 1 << 20
 _ENV_PREFIX = "DRIFTGATE__"
 
+URL_SECTIONS = ("log", "store")
+"""Sections that may be written as their URL alone."""
+
 Location = tuple[str | int, ...]
 
 
@@ -91,7 +94,7 @@ def _build(node: yaml.Node, at: Location, origin: dict[Location, str], path: Pat
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = _scalar(key_node)
+            key = _scalar(key_node, path)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 key = str(key)
@@ -102,13 +105,19 @@ def _build(node: yaml.Node, at: Location, origin: dict[Location, str], path: Pat
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, (*at, index), origin, path) for index, child in enumerate(node.value)]
-    return _scalar(node)
+    return _scalar(node, path)
 
 
-def _scalar(node: yaml.Node) -> Any:
+def _scalar(node: yaml.Node, path: Path) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is 2026-02-30, or !!int with letters
+        line = node.start_mark.line + 1
+        if node.tag == "tag:yaml.org,2002:merge":
+            raise ConfigError(f"{path}: line {line}: `<<` is not known here: write the keys out") from error
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{path}: line {line}: not a value: {problem}; quote it if it is text") from error
     finally:
         loader.dispose()
 
@@ -117,13 +126,15 @@ def _overlay(data: dict[str, Any], origin: dict[Location, str], variable: str, t
     path = tuple(part.lower() for part in variable.removeprefix(_ENV_PREFIX).split("__"))
     try:
         value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"environment variable {variable} is not a YAML value") from error
     place = data
     for index, part in enumerate(path[:-1]):
         child = place.get(part)
         if not isinstance(child, dict):
-            child = place[part] = {}
+            # What the file says in short stays: `log: kafka://…` and a variable for its `max_age` are one section.
+            short = index == 0 and part in URL_SECTIONS and isinstance(child, str)
+            child = place[part] = {"url": child} if short else {}
         place = child
         origin.setdefault(path[: index + 1], f"environment variable {variable}")
     place[path[-1]] = value

@@ -47,6 +47,11 @@ def test_no_file_gives_defaults_that_listen_on_loopback_only() -> None:
         ("web: [1, 2\n", "line 2: not YAML"),
         ("- 1\n", "line 1: expected `key: value` pairs"),
         ("shutdown_grace: soon\n", "line 1: `shutdown_grace`: a duration is"),
+        ("web:\n  host: !env HOST\n", "line 2: not a value: could not determine a constructor for the tag '!env'"),
+        ("web:\n  host: 2026-02-30\n", "line 2: not a value: day is out of range for month; quote it"),
+        ("web:\n  <<: {port: 1}\n", "line 2: `<<` is not known here"),
+        ("web:\n  # port: 80\n", "line 1: `web`: expected `key: value` pairs; leave the section out"),
+        ("data: 5\n", "line 1: `data`: expected a path"),
     ],
 )
 def test_a_mistake_is_named_with_line_key_and_fix(tmp_path: Path, text: str, expected: str) -> None:
@@ -76,6 +81,20 @@ def test_the_environment_overrides_the_file_and_is_named_when_wrong(tmp_path: Pa
     assert (config.web.port, config.shutdown_grace) == (2, 5.0)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="environment variable DRIFTGATE__WEB__PROT"):
         _load(tmp_path, "", DRIFTGATE__WEB__PROT="2")
+
+
+def test_a_variable_for_one_key_keeps_the_url_that_the_file_gives_in_short(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path,
+        "log: kafka://broker.example:9092/\nstore: clickhouse://db.example:8123/x\n",
+        DRIFTGATE__LOG__MAX_AGE="1d",
+        DRIFTGATE__STORE__PASSWORD="${env:CLICKHOUSE_PASSWORD}",
+    )
+    assert config.log.url == "kafka://broker.example:9092/"  # type: ignore[attr-defined]
+    assert config.log.max_age == 86400  # type: ignore[attr-defined]
+    assert config.store.url == "clickhouse://db.example:8123/x"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="DRIFTGATE__DATA is not a YAML value"):
+        _load(tmp_path, "", DRIFTGATE__DATA="2026-02-30")
 
 
 def test_log_and_store_may_be_given_as_urls(tmp_path: Path) -> None:
