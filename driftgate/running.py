@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
-import psutil
-
 from stream.errors import DriftgateError, StartError
+
+_FILE = "endpoints.json"
+
+
+def tell_endpoints(data: Path, endpoints: Mapping[str, str]) -> Callable[[], None]:
+    """Write where this process listens into the data folder; return what takes it away again.
+
+    The file is locked as long as the process lives. Its id would not do: in a container, every process has the same one.
+    """
+    path = data / _FILE
+    file = path.open("a+", encoding="utf-8")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(json.dumps({"pid": os.getpid(), **endpoints}))
+    file.flush()
+
+    def take_away() -> None:
+        path.unlink(missing_ok=True)
+        file.close()
+
+    return take_away
 
 
 def endpoints_of(data: Path) -> dict[str, str] | None:
     """Return the addresses of the running process that owns ``data``; ``None`` when there is none."""
     try:
-        found: dict[str, Any] = json.loads((data / "endpoints.json").read_text())
+        with (data / _FILE).open(encoding="utf-8") as file:
+            if not _is_locked(file.fileno()):
+                return None
+            found = json.load(file)
     except (OSError, ValueError):
         return None
-    pid = found.pop("pid", 0)
-    return {key: str(value) for key, value in found.items()} if pid and psutil.pid_exists(int(pid)) else None
+    if not isinstance(found, dict):
+        return None
+    return {key: str(value) for key, value in found.items() if key != "pid"}
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def request(
@@ -40,7 +73,7 @@ def request(
     Raises
     ------
     StartError
-        Nobody answers.
+        Nobody answers, or not in HTTP.
     DriftgateError
         The process answered with an error; the message is its text.
     """
@@ -48,8 +81,8 @@ def request(
     headers = {"Content-Type": content_type}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    call = Request(url, data=body, headers=headers)  # noqa: S310 - an address from our own file
     try:
+        call = Request(url, data=body, headers=headers)  # noqa: S310 - an address from our own file
         with build_opener(ProxyHandler({})).open(call, timeout=timeout) as answer:
             content: bytes = answer.read()
             return content
@@ -58,6 +91,8 @@ def request(
         raise DriftgateError(_said(text) or f"{url} answered {error.code}") from error
     except (URLError, TimeoutError, ConnectionError) as error:
         raise StartError(f"{base} does not answer; does the process run?") from error
+    except (HTTPException, ValueError) as error:
+        raise StartError(f"{base} does not answer as a driftgate process does: {error}") from error
 
 
 def _said(text: str) -> str:

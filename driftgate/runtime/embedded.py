@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from driftgate.config import Config
 from driftgate.dead_letters import replay
 from driftgate.doubts import doubts
 from driftgate.mailboxes import SqliteMailbox
+from driftgate.running import tell_endpoints
 from driftgate.runtime.alerts import Alerts
 from driftgate.runtime.deadline import Deadline
 from driftgate.runtime.heartbeat import Heartbeats
@@ -117,7 +116,7 @@ class Embedded:
         stack.push_async_callback(self._stop_receivers, receivers, deadline)
         self._endpoints["otlp_grpc"] = f"http://{config.collector.grpc.host}:{receivers.grpc_port}"
         self._endpoints["otlp_http"] = f"http://{config.collector.http.host}:{receivers.http_port}"
-        stack.callback(self._write_endpoints())
+        stack.callback(tell_endpoints(config.data, self._endpoints))
 
     def _open_store(self) -> Store:
         store = Store.open(self._config.store, self._config.store_folder)
@@ -180,12 +179,6 @@ class Embedded:
                 return replay(SqliteMailbox(self._config, log), ids, again=again)
 
         return send
-
-    def _write_endpoints(self) -> Callable[[], None]:
-        """Tell other commands (query, doctor) where this process listens; return what takes the file away again."""
-        path = self._config.data / "endpoints.json"
-        path.write_text(json.dumps({"pid": os.getpid(), **self._endpoints}))
-        return lambda: path.unlink(missing_ok=True)
 
     def status(self, log: SqliteLog, receivers: Receivers, stages: Stages, alerts: Alerts) -> Status:
         """Return the state of the whole process; reads the disk, so call it off the event loop."""
