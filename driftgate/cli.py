@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from driftgate.terminal import printable
 from driftgate.version import installed_version
 from stream.errors import ConfigError, DriftgateError, StartError
 
@@ -51,6 +54,8 @@ _COMMANDS = {
     ),
 }
 
+_NOBODY_READS = 141  # 128 + SIGPIPE
+
 
 class LazyGroup(click.Group):
     """A group that imports a command only when it is used."""
@@ -71,6 +76,16 @@ class LazyGroup(click.Group):
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that goes away ends it as it ends any command of a shell, not as a failure."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+            raise click.exceptions.Exit(_NOBODY_READS) from None
+        return result
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,10 +117,13 @@ def chosen(path: Path | None) -> Path | None:
 def main() -> None:
     """Run the command line: errors are one clear message and an exit code, never a traceback.
 
-    Exit codes: 0 done, 1 it failed, 2 wrong use or configuration.
+    Exit codes: 0 done, 1 it failed, 2 wrong use or configuration; 130 and 141 as shells say it, for Ctrl-C and for output that
+    nobody reads any more.
     """
+    _fill_streams()
     try:
         code = cli(standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
@@ -114,14 +132,36 @@ def main() -> None:
         click.echo("stopped", err=True)
         sys.exit(130)
     except (ConfigError, StartError, DriftgateError) as error:
-        click.echo(f"driftgate: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        _fail(str(error), 2 if isinstance(error, ConfigError) else 1)
+    except UnicodeError as error:
+        # An argument or a line of the input, neither of which has to be text.
+        _fail(f"this is not UTF-8: {error}", 1)
     except OSError as error:
-        if error.filename is None:
-            raise
-        # A file or folder that the user named, or that we were told to use.
-        click.echo(f"driftgate: {error.filename}: {error.strerror}", err=True)
-        sys.exit(1)
+        if error.filename is not None:
+            # A file or folder that the user named, or that we were told to use.
+            _fail(f"{error.filename}: {error.strerror}", 1)
+        if error.errno == errno.EPIPE:
+            _drop_output()
+            sys.exit(_NOBODY_READS)
+        if error.errno == errno.ENOSPC:
+            _drop_output()
+            _fail("no space left on the device for what was to be written", 1)
+        raise
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    click.echo(f"driftgate: {printable(text, lines=True)}", err=True)
+    sys.exit(code)
+
+
+def _fill_streams() -> None:
+    """Open the streams that we were started without, or the next file opened would take a stream's number."""
+    nothing = Path(os.devnull)
+    sys.stdin = sys.stdin or nothing.open()
+    sys.stdout = sys.stdout or nothing.open("w")
+    sys.stderr = sys.stderr or nothing.open("w")
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter's last flush does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

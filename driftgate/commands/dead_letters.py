@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import printable, say
 
 if TYPE_CHECKING:
     from driftgate.config import Config
@@ -58,18 +59,18 @@ def list_letters(
         count[letter.stage, letter.reason] += 1
     for letter in sorted(kept, key=lambda one: one.time_unix_nano):
         if as_json:
-            click.echo(json.dumps(_summary(letter)))
+            say(json.dumps(_summary(letter)))
             continue
         marks = ("  replayed" if letter.replayed else "") + (
             f"  came back {letter.replays}x" if letter.replays else ""
         )
-        click.echo(
-            f"{letter.id:>10}  {_when(letter)}  {_safe(letter.stage):8}  {_safe(letter.reason):16}  "
-            f"{_safe(letter.topic)}/{letter.partition}@{letter.offset}  {len(letter.value):,} B{marks}"
+        say(
+            f"{letter.id:>10}  {_when(letter)}  {letter.stage:8}  {letter.reason:16}  "
+            f"{letter.topic}/{letter.partition}@{letter.offset}  {len(letter.value):,} B{marks}"
         )
     if not as_json:
         total = sum(count.values())
-        click.echo(f"{total:,} dead letters" + (f", the newest {limit:,} shown" if total > limit else ""))
+        say(f"{total:,} dead letters" + (f", the newest {limit:,} shown" if total > limit else ""))
 
 
 @command.command("show")
@@ -105,15 +106,15 @@ def show(letter_id: str, most: int, raw: bool, config_path: Path | None) -> None
         ("came back", str(letter.replays)),
         ("key", clean(letter.key)),
     ):
-        click.echo(f"{name:10} {_safe(value)}")
+        say(f"{name:10} {value}")
     for header, content in letter.headers:
-        click.echo(f"header     {_safe(header)} = {_safe(clean(content))}")
+        say(f"header     {header} = {clean(content)}")
     shown = letter.value[:most]
-    click.echo(
+    say(
         f"value      {len(letter.value):,} bytes"
         + (f", the first {most:,}:" if len(shown) < len(letter.value) else ":")
     )
-    click.echo(_safe(clean(shown), lines=True))
+    click.echo(printable(clean(shown), lines=True))
 
 
 @command.command("replay")
@@ -156,10 +157,10 @@ def replay_letters(
     refused = 0
     for letter_id, why in outcome.items():
         refused += bool(why)
-        click.echo(
-            f"{_safe(letter_id)}: {f'not replayed: {why}' if why else 'would be replayed' if dry_run else 'replayed'}"
+        say(
+            f"{letter_id}: {f'not replayed: {why}' if why else 'would be replayed' if dry_run else 'replayed'}"
         )
-    click.echo(f"{len(outcome) - refused:,} of {len(outcome):,}")
+    say(f"{len(outcome) - refused:,} of {len(outcome):,}")
     if refused:
         raise click.exceptions.Exit(1)
 
@@ -188,15 +189,6 @@ def _redactor(config: Config) -> Callable[[bytes], str]:
             return f"[{len(value)} bytes that cannot be scanned for personal data; see --raw]"
 
     return clean
-
-
-def _safe(text: str, *, lines: bool = False) -> str:
-    """Return ``text`` with everything escaped that a terminal could obey."""
-    keep = "\n\t" if lines else ""
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def _when(letter: Letter) -> str:

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import say
 
 _SQL = """
 SELECT tenant, rollout, evidence FROM verdicts WHERE kind = 'digest'
@@ -50,9 +51,7 @@ def command(
             sys.stdout.write(json.dumps(digest) + "\n")
         return
     if not found:
-        click.echo(
-            "no digest yet: one is made at the end of every period of a watch that has learned a baseline"
-        )
+        say("no digest yet: one is made at the end of every period of a watch that has learned a baseline")
     for digest in found:
         _show(digest, everything)
 
@@ -100,7 +99,7 @@ def _show(digest: dict[str, Any], everything: bool) -> None:
         datetime.fromtimestamp(digest[name] / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M")
         for name in ("start", "end")
     )
-    click.echo(
+    say(
         f"{digest['watch']} ({digest['tenant']}), {span} UTC: {digest['found']} of {digest['streams']} streams got worse "
         f"(false discovery rate {digest['alpha']:g})"
     )
@@ -122,9 +121,7 @@ def _show(digest: dict[str, Any], everything: bool) -> None:
     ]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     for row in rows:
-        click.echo(
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _number(value: float | None) -> str:

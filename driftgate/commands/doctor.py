@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import printable
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "failed": ("FAILED", "red")}
 
@@ -29,6 +30,7 @@ def command(as_json: bool, config_path: Path | None) -> None:
         width = max(len(finding.what) for finding in findings)
         for finding in findings:
             mark, colour = _MARKS[finding.outcome]
-            click.echo(f"{click.style(f'{mark:6}', fg=colour)}  {finding.what:{width}}  {finding.detail}")
+            text = printable(f"{finding.what:{width}}  {finding.detail}")
+            click.echo(f"{click.style(f'{mark:6}', fg=colour)}  {text}")
     if any(finding.outcome == "failed" for finding in findings):
         raise click.exceptions.Exit(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import say
 
 
 @click.command("explain")
@@ -51,16 +52,16 @@ def command(
 
     config = load(chosen(config_path))
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
+    def remark(text: str) -> None:
+        say(text, err=True)
 
-    with opened(config, origin, scores, sys.stdin.buffer, say) as (archive, source_of):  # type: ignore[arg-type]
-        story = tell(config, archive, source_of, verdict_id, expect, say)
+    with opened(config, origin, scores, sys.stdin.buffer, remark) as (archive, source_of):  # type: ignore[arg-type]
+        story = tell(config, archive, source_of, verdict_id, expect, remark)
     for line in lines(story, config):
-        click.echo(line)
+        say(line)
     if png is not None:
         from driftgate.verdict_picture import draw
 
         draw(story, png)
-        say(f"drawn: {png}")
+        remark(f"drawn: {png}")
     return 1 if story.differences else 0

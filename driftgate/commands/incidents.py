@@ -13,6 +13,7 @@ from urllib.parse import quote
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import say
 
 _DAY_S = 86400.0
 
@@ -44,12 +45,12 @@ def list_incidents(as_json: bool, url: str, config_path: Path | None) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for incident in found:
-        click.echo(
+        say(
             f"{incident['incident_id']}  {incident['state']:9} {incident['severity']:8} {incident['summary']}"
         )
         _print_rollbacks(incident.get("rollbacks", []))
     if not found:
-        click.echo("no incidents")
+        say("no incidents")
 
 
 @command.command("show")
@@ -62,22 +63,22 @@ def show(incident: str, as_json: bool, url: str, config_path: Path | None) -> No
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(f"{found['incident_id']}  {found['state']} {found['severity']}  {found['summary']}")
+    say(f"{found['incident_id']}  {found['state']} {found['severity']}  {found['summary']}")
     if found["acknowledged_at"]:
-        click.echo(f"acknowledged by {found['acknowledged_by']}, {_when(found['acknowledged_at'])}")
+        say(f"acknowledged by {found['acknowledged_by']}, {_when(found['acknowledged_at'])}")
     if found["silenced_until"]:
-        click.echo(f"silenced by {found['silenced_by']} until {_when(found['silenced_until'])}")
+        say(f"silenced by {found['silenced_by']} until {_when(found['silenced_until'])}")
     for condition in found["conditions"]:
-        click.echo(f"  {condition['rubric']}: {condition['state']}. {condition['reason']}")
+        say(f"  {condition['rubric']}: {condition['state']}. {condition['reason']}")
     _print_rollbacks(found["rollbacks"])
     for message in reversed(found["messages"]):
-        click.echo(
+        say(
             f"    {message['event']} to {_receiver(message)}: {message['state']}, tries: {message['attempts']} "
             f"{message['error']}".rstrip()
         )
     for line in found["history"]:
         who = f" by {line['who']}" if line["who"] else ""
-        click.echo(f"  {_when(line['at'])}  {line['what']}{who}  {line['detail']}".rstrip())
+        say(f"  {_when(line['at'])}  {line['what']}{who}  {line['detail']}".rstrip())
 
 
 @command.command("ack")
@@ -86,7 +87,7 @@ def show(incident: str, as_json: bool, url: str, config_path: Path | None) -> No
 def acknowledge(incident: str, url: str, config_path: Path | None) -> None:
     """Say that somebody has INCIDENT; it is not repeated any more."""
     _act(config_path, url, f"/v1/incidents/{_id(incident)}/ack")
-    click.echo("acknowledged")
+    say("acknowledged")
 
 
 @command.command("approve")
@@ -95,7 +96,7 @@ def acknowledge(incident: str, url: str, config_path: Path | None) -> None:
 def approve(incident: str, url: str, config_path: Path | None) -> None:
     """Let the rollback of INCIDENT go: one that waits, was blocked, or failed."""
     _act(config_path, url, f"/v1/incidents/{_id(incident)}/approve")
-    click.echo("approved")
+    say("approved")
 
 
 @command.command("silence")
@@ -108,7 +109,7 @@ def silence(incident: str, length: str, lift: bool, comment: str, url: str, conf
     """Hold all messages of INCIDENT but its end. Rollbacks are not affected."""
     seconds = 0.0 if lift else _seconds(length)
     _act(config_path, url, f"/v1/incidents/{_id(incident)}/silence", seconds=seconds, comment=comment)
-    click.echo("the silence is lifted" if lift else f"silenced for {length}")
+    say("the silence is lifted" if lift else f"silenced for {length}")
 
 
 @command.command("resolve")
@@ -118,7 +119,7 @@ def silence(incident: str, length: str, lift: bool, comment: str, url: str, conf
 def resolve(incident: str, comment: str, url: str, config_path: Path | None) -> None:
     """Close INCIDENT; rollback calls that were not made yet are cancelled."""
     _act(config_path, url, f"/v1/incidents/{_id(incident)}/resolve", comment=comment)
-    click.echo("resolved")
+    say("resolved")
 
 
 @command.command("kill-switch")
@@ -132,7 +133,7 @@ def kill_switch(state: str, url: str, config_path: Path | None) -> None:
         found = json.loads(_act(config_path, url, "/v1/kill-switch", on=state == "on"))
     why = [f"set by {found['by']}"] if found["by"] else []
     why += ["rollback.kill_switch in the configuration"] if found["configured"] else []
-    click.echo(
+    say(
         f"the kill switch is on ({', '.join(why)}): no rollback is called"
         if found["on"]
         else "the kill switch is off"
@@ -149,12 +150,12 @@ def undelivered(as_json: bool, url: str, config_path: Path | None) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for message in found:
-        click.echo(
+        say(
             f"{message['message_id']}  {_when(message['done_at'])}  {message['event']} to {_receiver(message)}, "
             f"tries: {message['attempts']}, {message['error']}"
         )
     if not found:
-        click.echo("every message was delivered or still waits")
+        say("every message was delivered or still waits")
 
 
 @command.command("resend")
@@ -164,7 +165,7 @@ def resend(messages: tuple[str, ...], url: str, config_path: Path | None) -> Non
     """Send MESSAGES that were given up again, with all their tries. A rollback is approved again instead."""
     for message in messages:
         _act(config_path, url, f"/v1/notifications/{_id(message)}/replay")
-        click.echo(f"{message}: queued")
+        say(f"{message}: queued")
 
 
 def _receiver(message: dict[str, Any]) -> str:
@@ -173,7 +174,7 @@ def _receiver(message: dict[str, Any]) -> str:
 
 def _print_rollbacks(rollbacks: list[dict[str, Any]]) -> None:
     for rollback in rollbacks:
-        click.echo(f"    rollback to {rollback['target']}: {rollback['state']} {rollback['detail']}".rstrip())
+        say(f"    rollback to {rollback['target']}: {rollback['state']} {rollback['detail']}".rstrip())
 
 
 def _act(config_path: Path | None, url: str, path: str, **what: Any) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import say
 from stream.errors import ConfigError, Permanent, StartError
 from stream.records import HEADER_TENANT, TOPIC_QUARANTINE
 
@@ -58,11 +59,11 @@ def list_items(as_json: bool, config_path: Path | None) -> None:
         item = _about(record)
         totals[str(item["reason"])] += int(str(item["count"]))
         if as_json:
-            click.echo(json.dumps(item))
+            say(json.dumps(item))
         else:
-            click.echo("  ".join(str(value) for value in item.values()))
+            say("  ".join(str(value) for value in item.values()))
     if not as_json:
-        click.echo(
+        say(
             ", ".join(f"{reason} {count}" for reason, count in sorted(totals.items()))
             or "nothing is quarantined"
         )
@@ -99,12 +100,12 @@ def decrypt(ids: tuple[str, ...], reference: str, config_path: Path | None) -> N
             data = unseal(record.value, record.headers, key)
         except Permanent as error:
             failed += 1
-            click.echo(f"{identity}: {error}", err=True)
+            say(f"{identity}: {error}", err=True)
             continue
         click.echo(json.dumps(_hex_ids(MessageToDict(data, use_integers_for_enums=True))))
     for identity in sorted(missing):
         failed += 1
-        click.echo(f"{identity}: no such item; see `driftgate quarantine list`", err=True)
+        say(f"{identity}: no such item; see `driftgate quarantine list`", err=True)
     if failed:
         raise click.exceptions.Exit(1)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import say
 
 if TYPE_CHECKING:
     from driftgate.score_sources import ScoreSource
@@ -79,7 +80,7 @@ def command(
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 def _export(source: ScoreSource, path: Path) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import say
 from stream.records import VerdictState
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def command(
         one = item.verdict
         arms = f"{one.candidate} / {one.incumbent}"
         action = f" [{one.action}]" if one.action != "none" else ""
-        click.echo(
+        say(
             f"{one.verdict_id}  {stamp(one.time_unix_nano)}  {one.state + action:24} {one.rollout}  {one.rubric}  {arms}"
         )
     if not found:
-        click.echo("no verdicts")
+        say("no verdicts")

@@ -47,7 +47,10 @@ def test_no_file_gives_defaults_that_listen_on_loopback_only() -> None:
         ("web: [1, 2\n", "line 2: not YAML"),
         ("- 1\n", "line 1: expected `key: value` pairs"),
         ("shutdown_grace: soon\n", "line 1: `shutdown_grace`: a duration is"),
-        ("web:\n  host: !env HOST\n", "line 2: not a value: could not determine a constructor for the tag '!env'"),
+        (
+            "web:\n  host: !env HOST\n",
+            "line 2: not a value: could not determine a constructor for the tag '!env'",
+        ),
         ("web:\n  host: 2026-02-30\n", "line 2: not a value: day is out of range for month; quote it"),
         ("web:\n  <<: {port: 1}\n", "line 2: `<<` is not known here"),
         ("web:\n  # port: 80\n", "line 1: `web`: expected `key: value` pairs; leave the section out"),
