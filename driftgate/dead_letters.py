@@ -33,6 +33,7 @@ GROUP = "replay"
 HEADER_REPLAYED = "replayed-letter"
 HEADER_REPLAYS = "replays"
 MAX_REPLAYS = 3
+MISSING = "there is no such letter (any more)"
 _TOPICS = (TOPIC_SPANS, TOPIC_LOGS, TOPIC_SAMPLED, TOPIC_SCORES, TOPIC_WINDOWS, TOPIC_VERDICTS)
 
 
@@ -130,7 +131,7 @@ def replay(mailbox: Mailbox, ids: Sequence[str], *, again: bool = False) -> dict
         The log cannot take it now; letters before it may have been sent, and are known as replayed.
     """
     replayed = mailbox.claim()
-    outcome = dict.fromkeys(ids, "there is no such letter (any more)")
+    outcome = dict.fromkeys(ids, MISSING)
     for record in mailbox.letters():
         letter = letter_of(record)
         if letter.id not in outcome:

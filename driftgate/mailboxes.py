@@ -19,6 +19,7 @@ from stream.stage import Output, Record
 from stream.transaction import Transaction
 
 _NOTE = "letter/"
+_LONGEST_REPLAY_S = 86400.0  # one transaction a letter; who waits can stop it, and what was sent is known
 
 
 class SqliteMailbox:
@@ -168,9 +169,10 @@ def replay_where_it_runs(config: Config, ids: Sequence[str], *, again: bool) -> 
             )
         token = config.web.token.reveal() if config.web.token else ""
         body = json.dumps({"ids": list(ids), "again": again}).encode()
-        found: dict[str, str] = json.loads(
-            request(endpoints["web"], "/v1/dead-letters/replay", body=body, token=token)
+        answer = request(
+            endpoints["web"], "/v1/dead-letters/replay", body=body, token=token, timeout=_LONGEST_REPLAY_S
         )
+        found: dict[str, str] = json.loads(answer)
         return found
     with contextlib.closing(open_mailbox(config)) as mailbox:
         return replay(mailbox, ids, again=again)

@@ -31,6 +31,7 @@ from stream.errors import DriftgateError, Permanent, StartError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN_PATHS = ("/livez", "/readyz")
 _MAX_BODY = 64 << 10
+_MAX_IDS = 32 << 20  # bytes of a body that names dead letters: about two million
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -102,7 +103,7 @@ class Web:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         shown = not self._token or request.path in _OPEN_PATHS
-        if not shown and not hmac.compare_digest(_given(request).encode(), self._token.encode()):
+        if not shown and not hmac.compare_digest(_given(request), self._token.encode()):
             how = 'Basic realm="driftgate", charset="UTF-8"' if _is_page(request) else "Bearer"
             return web.json_response(
                 {"error": "a bearer token is needed"}, status=401, headers={"WWW-Authenticate": how}
@@ -164,7 +165,8 @@ class Web:
                 "unknown_here", "this process does not own a log; use `driftgate dead-letters replay`"
             )
         try:
-            asked = msgspec.json.decode(await request.read(), type=_Replay)
+            body = await request.clone(client_max_size=_MAX_IDS).read()
+            asked = msgspec.json.decode(body, type=_Replay)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             return web.json_response({"error": f'send {{"ids": […]}}: {error}'}, status=400)
         return as_json(await asyncio.to_thread(self._replay, asked.ids, asked.again))
@@ -181,15 +183,15 @@ def _page(text: str) -> web.Response:
     return web.Response(text=text, content_type="text/html", headers=pages.HEADERS)
 
 
-def _given(request: web.Request) -> str:
+def _given(request: web.Request) -> bytes:
     """Return the token that was shown: as bearer token, or as a browser's password where it only reads pages."""
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return value.strip()
+        return value.strip().encode("utf-8", "surrogateescape")  # a header may hold any bytes
     if scheme.lower() == "basic" and _is_page(request):
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
-    return ""
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+    return b""
 
 
 def _is_page(request: web.Request) -> bool:

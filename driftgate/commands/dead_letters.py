@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import sys
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,24 +52,25 @@ def list_letters(
     from driftgate.config import load
 
     config = load(chosen(config_path))
-    kept: deque[Letter] = deque(maxlen=limit)
-    count: Counter[tuple[str, str]] = Counter()
-    for letter in _matching(config, stage, reason, topic):
-        kept.append(letter)
-        count[letter.stage, letter.reason] += 1
-    for letter in sorted(kept, key=lambda one: one.time_unix_nano):
+    # Partitions are read one after the other, so the last letters need not be the newest; and values may be large.
+    newest: list[tuple[int, int, dict[str, Any]]] = []
+    total = 0
+    for total, letter in enumerate(_matching(config, stage, reason, topic), 1):
+        heapq.heappush(newest, (letter.time_unix_nano, total, _summary(letter)))
+        if total > limit:
+            heapq.heappop(newest)
+    for _, _, one in sorted(newest):
         if as_json:
-            say(json.dumps(_summary(letter)))
+            click.echo(json.dumps(one))
             continue
-        marks = ("  replayed" if letter.replayed else "") + (
-            f"  came back {letter.replays}x" if letter.replays else ""
+        marks = ("  replayed" if one["replayed"] else "") + (
+            f"  came back {one['replays']}x" if one["replays"] else ""
         )
         say(
-            f"{letter.id:>10}  {_when(letter)}  {letter.stage:8}  {letter.reason:16}  "
-            f"{letter.topic}/{letter.partition}@{letter.offset}  {len(letter.value):,} B{marks}"
+            f"{one['id']:>10}  {one['time']}  {one['stage']:8}  {one['reason']:16}  "
+            f"{one['topic']}/{one['partition']}@{one['offset']}  {one['bytes']:,} B{marks}"
         )
     if not as_json:
-        total = sum(count.values())
         say(f"{total:,} dead letters" + (f", the newest {limit:,} shown" if total > limit else ""))
 
 
@@ -139,21 +140,23 @@ def replay_letters(
     The exit code is 1 when a letter was refused.
     """
     from driftgate.config import load
-    from driftgate.dead_letters import refusal
+    from driftgate.dead_letters import MISSING, refusal
     from driftgate.mailboxes import replay_where_it_runs
 
     if bool(ids) == (everything or bool(stage or reason or topic)):
         raise click.UsageError("name letters by ID, or say which with --stage, --reason, --topic or --all")
     config = load(chosen(config_path))
-    wanted = [
+    named = set(ids)
+    wanted = (
         letter
         for letter in _matching(config, stage, reason, topic)
-        if (letter.id in ids if ids else not letter.replayed or again)
-    ]
+        if (letter.id in named if ids else not letter.replayed or again)
+    )
     if dry_run:
-        outcome = {letter.id: refusal(letter, again=again) for letter in wanted}
+        outcome = dict.fromkeys(ids, MISSING)
+        outcome.update((letter.id, refusal(letter, again=again)) for letter in wanted)
     else:
-        outcome = replay_where_it_runs(config, list(ids) or [letter.id for letter in wanted], again=again)
+        outcome = replay_where_it_runs(config, ids or [letter.id for letter in wanted], again=again)
     refused = 0
     for letter_id, why in outcome.items():
         refused += bool(why)

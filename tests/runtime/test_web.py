@@ -112,6 +112,11 @@ def test_with_a_token_only_health_is_open(monkeypatch: pytest.MonkeyPatch) -> No
             assert (await session.get(base + path)).status == code
         wrong = {"Authorization": "Bearer " + TOKEN + "x"}
         assert (await session.post(base + "/v1/incidents/i1/approve", headers=wrong)).status == 401
+        # Bytes that are no text, which a client of ours would not send.
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(base.rpartition(":")[2]))
+        writer.write(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n")
+        assert b" 401 " in await reader.readline()
+        writer.close()
         right = {"Authorization": "Bearer " + TOKEN}
         assert (await session.get(base + "/v1/status", headers=right)).status == 200
         answer = await session.post(base + "/v1/incidents/i1/approve", headers=right, json={"who": "ada"})
