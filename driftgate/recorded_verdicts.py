@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import heapq
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import itemgetter
 
 import msgspec
 
@@ -34,9 +36,11 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 def in_log(config: Config) -> Iterator[Recorded]:
-    """Yield the verdicts that the log still holds, oldest first per partition."""
+    """Yield the verdicts that the log still holds, oldest first per partition; what is none has its dead letters."""
     for record in _log_records(config):
-        yield Recorded(record.value, record.timestamp_ns)
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            _decode(record.value)
+            yield Recorded(record.value, record.timestamp_ns)
 
 
 def _log_records(config: Config) -> Iterator[Record]:
@@ -87,15 +91,19 @@ def latest(config: Config, limit: int, wanted: Callable[[Verdict], bool]) -> lis
     Raises
     ------
     StartError
-        There is neither.
+        Neither can be read.
     """
     try:
         with store_reader(config) as store:
             return _newest(_paged(store), limit, wanted)
-    except StartError:
-        kept: deque[Recorded] = deque(maxlen=limit)
-        kept.extend(item for item in in_log(config) if wanted(item.verdict))
-        return list(kept)[::-1]
+    except StartError as error:
+        trouble = error
+    found = ((item.verdict, item) for item in in_log(config))
+    kept = ((one.time_unix_nano, one.verdict_id, item) for one, item in found if wanted(one))
+    try:
+        return [item for _, _, item in heapq.nlargest(limit, kept, key=itemgetter(0, 1))]
+    except StartError as error:
+        raise StartError(f"neither store nor log can be read: {trouble}; {error}") from error
 
 
 def _newest(items: Iterator[Recorded], limit: int, wanted: Callable[[Verdict], bool]) -> list[Recorded]:

@@ -15,8 +15,10 @@ from driftgate.cli import chosen, config_option
 from driftgate.terminal import say
 
 _SQL = """
-SELECT tenant, rollout, evidence FROM verdicts WHERE kind = 'digest'
-ORDER BY time DESC, verdict_id LIMIT 1000
+SELECT tenant, rollout, evidence FROM verdicts
+WHERE kind = 'digest'
+  AND (tenant, rollout, time) IN (SELECT tenant, rollout, max(time) FROM verdicts WHERE kind = 'digest' GROUP BY tenant, rollout)
+ORDER BY tenant, rollout, verdict_id
 """
 
 
