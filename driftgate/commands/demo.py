@@ -26,7 +26,11 @@ _ASK = (
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave it running afterwards, until Ctrl-C, and keep the data.")
 @click.option(
-    "--rate", default=25.0, show_default=True, help="Conversations per second of the example application."
+    "--rate",
+    type=click.FloatRange(1, 1000),
+    default=25.0,
+    show_default=True,
+    help="Conversations per second of the example application.",
 )
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False), help="Keep data and logs in this folder."
@@ -55,6 +59,10 @@ def command(
     console = Console()
     place = folder or Path(tempfile.mkdtemp(prefix="driftgate-demo-"))
     place.mkdir(parents=True, exist_ok=True)
+    if any(place.iterdir()):
+        raise click.UsageError(
+            f"{place} is not empty: what an earlier run left would be taken for this one's"
+        )
     started = time.monotonic()
     with ExitStack() as stack:
         store = {"url": store_url, **({"password": store_password} if store_password else {})}

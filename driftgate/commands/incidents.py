@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def _where(function: Callable[..., Any]) -> Callable[..., Any]:
 @_where
 def list_incidents(as_json: bool, url: str, config_path: Path | None) -> None:
     """List open and recent incidents of the running process."""
-    found = json.loads(_call(config_path, url, "/v1/incidents"))
+    found = _ask(config_path, url, "/v1/incidents", list)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -59,7 +60,7 @@ def list_incidents(as_json: bool, url: str, config_path: Path | None) -> None:
 @_where
 def show(incident: str, as_json: bool, url: str, config_path: Path | None) -> None:
     """Show INCIDENT: its rubrics, rollbacks, messages and history."""
-    found = json.loads(_call(config_path, url, f"/v1/incidents/{_id(incident)}"))
+    found = _ask(config_path, url, f"/v1/incidents/{_id(incident)}", dict)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -128,9 +129,9 @@ def resolve(incident: str, comment: str, url: str, config_path: Path | None) -> 
 def kill_switch(state: str, url: str, config_path: Path | None) -> None:
     """Stop all rollback calls from now on (on), those that are being retried included; or allow them again (off)."""
     if state == "show":
-        found = json.loads(_call(config_path, url, "/v1/kill-switch"))
+        found = _ask(config_path, url, "/v1/kill-switch", dict)
     else:
-        found = json.loads(_act(config_path, url, "/v1/kill-switch", on=state == "on"))
+        found = _act(config_path, url, "/v1/kill-switch", on=state == "on")
     why = [f"set by {found['by']}"] if found["by"] else []
     why += ["rollback.kill_switch in the configuration"] if found["configured"] else []
     say(
@@ -145,7 +146,7 @@ def kill_switch(state: str, url: str, config_path: Path | None) -> None:
 @_where
 def undelivered(as_json: bool, url: str, config_path: Path | None) -> None:
     """List messages that were given up, for `driftgate incidents resend`."""
-    found = json.loads(_call(config_path, url, "/v1/notifications"))
+    found = _ask(config_path, url, "/v1/notifications", list)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -177,11 +178,14 @@ def _print_rollbacks(rollbacks: list[dict[str, Any]]) -> None:
         say(f"    rollback to {rollback['target']}: {rollback['state']} {rollback['detail']}".rstrip())
 
 
-def _act(config_path: Path | None, url: str, path: str, **what: Any) -> bytes:
-    return _call(config_path, url, path, {"who": _who(), **what})
+def _act(config_path: Path | None, url: str, path: str, **what: Any) -> Any:
+    return _ask(config_path, url, path, dict, {"who": _who(), **what})
 
 
-def _call(config_path: Path | None, url: str, path: str, body: dict[str, Any] | None = None) -> bytes:
+def _ask(
+    config_path: Path | None, url: str, path: str, kind: type, body: dict[str, Any] | None = None
+) -> Any:
+    """Return the answer of the process, which is a ``kind``; what another program answers may be anything."""
     from driftgate.config import load
     from driftgate.running import endpoints_of, request
     from stream.errors import StartError
@@ -196,9 +200,15 @@ def _call(config_path: Path | None, url: str, path: str, body: dict[str, Any] | 
     if not endpoints["web"].startswith(("http://", "https://")):
         raise click.UsageError("--url is http://host:port or https://host:port")
     token = config.web.token.reveal() if config.web.token else ""
-    return request(
+    answer = request(
         endpoints["web"], path, body=json.dumps(body).encode() if body is not None else None, token=token
     )
+    found = None
+    with contextlib.suppress(ValueError):
+        found = json.loads(answer)
+    if not isinstance(found, kind):
+        raise StartError(f"what answers at {endpoints['web']} is no administration port of driftgate")
+    return found
 
 
 def _seconds(text: str) -> float:

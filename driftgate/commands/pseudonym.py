@@ -36,5 +36,7 @@ def command(entity: str, tenant: str, config_path: Path | None) -> None:
         )
     # The text comes from standard input, because arguments stay in the shell's history.
     text = sys.stdin.read().strip()
+    if not text:
+        raise click.UsageError("there is no text on standard input")
     for key_id in treatment.pseudonyms.key_ids:
         click.echo(treatment.pseudonyms.of(rules[0], text, tenant, key_id))

@@ -66,13 +66,17 @@ def command(
     from driftgate.config import load
     from driftgate.replaying import opened
 
-    if verdict_id and everything:
-        raise click.UsageError("--verdict and --all exclude each other")
+    if sum((verdict_id is not None, everything, export is not None, changes_only)) > 1:
+        raise click.UsageError("--verdict, --all, --export and --changes-only exclude each other")
+    if expect is not None and verdict_id is None and not everything:
+        raise click.UsageError("--expect says what to compare: give --verdict or --all with it")
+    if export is not None and scores is not None and export.exists() and export.samefile(scores):
+        raise click.UsageError("--export would overwrite the file that is read")
     config = load(chosen(config_path))
     with opened(config, origin, scores, sys.stdin.buffer, _say) as (archive, source_of):  # type: ignore[arg-type]
         if export is not None:
             return _export(source_of(None), export)
-        if verdict_id:
+        if verdict_id is not None:
             return _one(config, archive, source_of, verdict_id, expect)
         if everything:
             return _all(config, archive, source_of, expect)
