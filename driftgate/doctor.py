@@ -163,21 +163,43 @@ def _store(config: Config, view: LogView) -> list[Finding]:
     if letters:
         findings.append(Finding("dead letters", "warning", f"{letters:,}; see `driftgate dead-letters list`"))
     if view.whole and not view.lags.get("store"):
-        # Retention has removed nothing yet, so the tables must hold exactly what went through the log.
-        sampler, scorer = view.counters.get("sampler", {}), view.counters.get("scorer", {})
-        if not view.lags.get("sampler"):
-            expected = spans_published(view.counters) - sum(
-                sampler.get(f"spans_{name}", 0) for name in ("duplicate", "invalid")
-            )
-            if config.store.spans == "all":
-                findings.append(_equal("spans in ClickHouse", spans, expected))
-        given = sum(
-            scorer.get(f"scores_{name}", 0)
-            for name in ("scored", "skipped", "failed", "external", "feedback")
-        )
-        given += sum(scorer.get(f"anchors_{name}", 0) for name in ("scored", "skipped", "failed"))
-        findings.append(_equal("scores in ClickHouse", scores, given))
+        # Retention has removed nothing from the log yet, so the tables must hold exactly what went through it. Where
+        # processes run they may have got more since.
+        later = look(config)
+        keeps = config.store.retention
+        if (
+            not view.lags.get("sampler")
+            and config.store.spans == "all"
+            and _outlives(keeps.otel_traces, config)
+        ):
+            findings.append(_between("spans in ClickHouse", spans, _spans(view), _spans(later)))
+        if _outlives(keeps.scores, config):
+            findings.append(_between("scores in ClickHouse", scores, _scores(view), _scores(later)))
     return findings
+
+
+def _outlives(seconds: float, config: Config) -> bool:
+    """Whether a table keeps rows at least as long as the log keeps records; 0 is for ever."""
+    return not seconds or seconds >= config.log.max_age
+
+
+def _spans(view: LogView) -> int:
+    sampler = view.counters.get("sampler", {})
+    return spans_published(view.counters) - sum(
+        sampler.get(f"spans_{name}", 0) for name in ("duplicate", "invalid")
+    )
+
+
+def _scores(view: LogView) -> int:
+    scorer = view.counters.get("scorer", {})
+    scores = ("scored", "skipped", "failed", "external", "feedback")
+    return sum(scorer.get(f"scores_{name}", 0) for name in scores) + sum(
+        scorer.get(f"anchors_{name}", 0) for name in ("scored", "skipped", "failed")
+    )
+
+
+def _between(name: str, found: int, least: int, most: int) -> Finding:
+    return _equal(name, found, min(max(found, least), most))
 
 
 def _equal(name: str, found: int, expected: int) -> Finding:
