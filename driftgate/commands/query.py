@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from driftgate.cli import chosen, config_option
+from driftgate.terminal import printable
 
 
 @click.command("query")
@@ -22,5 +23,8 @@ def command(sql: str, form: str, config_path: Path | None) -> None:
     from driftgate.store_access import run_query
 
     answer = run_query(load(chosen(config_path)), sql, form)
+    if sys.stdout.isatty():
+        click.echo(printable(answer.decode("utf-8", "replace"), lines=True).removesuffix("\n"))
+        return
     sys.stdout.buffer.write(answer if answer.endswith(b"\n") or not answer else answer + b"\n")
     sys.stdout.buffer.flush()

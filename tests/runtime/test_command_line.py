@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from harness import PATIENCE_S
 
+from driftgate.cli import cli
 from stream.records import TOPIC_VERDICTS, Verdict
 from stream.sqlite_log import SqliteLog
 from stream.stage import Output
@@ -75,6 +76,18 @@ def test_names_from_spans_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
     assert done.stdout.count(b"\n") == 1
     assert b"\x1b" not in done.stdout
     assert rb"v2\x1b]0;title\x07\nforged / v1" in done.stdout
+
+
+def test_what_a_query_finds_cannot_speak_to_the_terminal_and_is_left_as_it_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = "┌─x─┐\n\x1b]0;title\x07\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("driftgate.store_access.run_query", lambda config, sql, form: answer.encode())
+    for terminal, shown in ((False, answer), (True, "┌─x─┐\n\\x1b]0;title\\x07\n")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda told=terminal: told)
+        cli(["query", "SELECT 1"], standalone_mode=False)
+        assert capsys.readouterr().out == shown
 
 
 def _write_verdict(folder: Path) -> None:
