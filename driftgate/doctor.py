@@ -150,6 +150,9 @@ def _groups(view: LogView, members: dict[str, int]) -> list[Finding]:
 
 
 def _store(config: Config, view: LogView) -> list[Finding]:
+    endpoints = endpoints_of(config.data)
+    if endpoints and "query" not in endpoints and config.store.target.kind == "chdb":
+        return [Finding("store", "warning", "not looked at: the running process has no query endpoint")]
     try:
         answer = run_query(
             config,

@@ -17,6 +17,11 @@ from stream.errors import DriftgateError, StartError
 _FILE = "endpoints.json"
 
 
+def base_url(host: str, port: int) -> str:
+    """Return the address of a listener; an IPv6 address stands in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def tell_endpoints(data: Path, endpoints: Mapping[str, str]) -> Callable[[], None]:
     """Write where this process listens into the data folder; return what takes it away again.
 

@@ -111,7 +111,7 @@ class Web:
         if not self._token:
             # Without a token, this is what keeps a web page in the user's browser from reading or acting here: it
             # cannot name us as its host (a rebound DNS name is another), nor send JSON without asking first.
-            if request.url.host not in {*_LOOPBACK, self._settings.host}:
+            if _named(request) not in {*_LOOPBACK, self._settings.host}:
                 return web.json_response({"error": "call it localhost, or set web.token"}, status=421)
             if request.method == "POST" and request.content_type != "application/json":
                 return web.json_response({"error": "send Content-Type: application/json"}, status=415)
@@ -181,6 +181,14 @@ class Web:
 
 def _page(text: str) -> web.Response:
     return web.Response(text=text, content_type="text/html", headers=pages.HEADERS)
+
+
+def _named(request: web.Request) -> str | None:
+    """Return the host that the request names; ``None`` where it is none."""
+    try:
+        return request.url.host
+    except ValueError:
+        return None
 
 
 def _given(request: web.Request) -> bytes:

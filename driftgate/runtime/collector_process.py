@@ -11,6 +11,7 @@ import structlog
 
 from collector.receivers import Receivers
 from driftgate.config import Config
+from driftgate.running import base_url
 from driftgate.runtime.deadline import Deadline
 from driftgate.runtime.operations import NoOperations
 from driftgate.runtime.status import Status
@@ -71,11 +72,11 @@ class CollectorProcess:
                 web = Web(self._config.web, self._status, NoOperations())
                 await web.start()
                 stack.push_async_callback(web.stop)
-                self._endpoints["web"] = f"http://{self._config.web.host}:{web.port}"
+                self._endpoints["web"] = base_url(self._config.web.host, web.port)
             await receivers.start()
             stack.push_async_callback(self._stop, receivers)
-            self._endpoints["otlp_grpc"] = f"http://{self._config.collector.grpc.host}:{receivers.grpc_port}"
-            self._endpoints["otlp_http"] = f"http://{self._config.collector.http.host}:{receivers.http_port}"
+            self._endpoints["otlp_grpc"] = base_url(self._config.collector.grpc.host, receivers.grpc_port)
+            self._endpoints["otlp_http"] = base_url(self._config.collector.http.host, receivers.http_port)
             self._ready = True
             self._logger.info("ready", **self._endpoints)
             if started:

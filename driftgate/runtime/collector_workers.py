@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 
 from driftgate.config import Config
+from driftgate.running import base_url
 from driftgate.runtime.deadline import Deadline
 from driftgate.runtime.operations import NoOperations
 from driftgate.runtime.status import Status, WorkerStatus
@@ -90,7 +91,7 @@ class CollectorWorkers:
                 web = Web(self._config.web, self._status, NoOperations())
                 await web.start()
                 stack.push_async_callback(web.stop)
-                self._endpoints["web"] = f"http://{self._config.web.host}:{web.port}"
+                self._endpoints["web"] = base_url(self._config.web.host, web.port)
             self._endpoints |= self._workers[0].endpoints
             self._ready = True
             self._logger.info("ready", workers=len(self._workers), **self._endpoints)

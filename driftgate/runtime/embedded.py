@@ -20,7 +20,7 @@ from driftgate.config import Config
 from driftgate.dead_letters import replay
 from driftgate.doubts import doubts
 from driftgate.mailboxes import SqliteMailbox
-from driftgate.running import tell_endpoints
+from driftgate.running import base_url, tell_endpoints
 from driftgate.runtime.alerts import Alerts
 from driftgate.runtime.deadline import Deadline
 from driftgate.runtime.heartbeat import Heartbeats
@@ -104,18 +104,18 @@ class Embedded:
             endpoint = Endpoint(store, config.query)
             await endpoint.start()
             stack.push_async_callback(endpoint.stop)
-            self._endpoints["query"] = f"http://{config.query.host}:{endpoint.port}"
+            self._endpoints["query"] = base_url(config.query.host, endpoint.port)
         if config.web.enabled:
             web = Web(
                 config.web, lambda: self.status(log, receivers, stages, alerts), alerts, self._replayer(log)
             )
             await web.start()
             stack.push_async_callback(web.stop)
-            self._endpoints["web"] = f"http://{config.web.host}:{web.port}"
+            self._endpoints["web"] = base_url(config.web.host, web.port)
         await receivers.start()
         stack.push_async_callback(self._stop_receivers, receivers, deadline)
-        self._endpoints["otlp_grpc"] = f"http://{config.collector.grpc.host}:{receivers.grpc_port}"
-        self._endpoints["otlp_http"] = f"http://{config.collector.http.host}:{receivers.http_port}"
+        self._endpoints["otlp_grpc"] = base_url(config.collector.grpc.host, receivers.grpc_port)
+        self._endpoints["otlp_http"] = base_url(config.collector.http.host, receivers.http_port)
         stack.callback(tell_endpoints(config.data, self._endpoints))
 
     def _open_store(self) -> Store:

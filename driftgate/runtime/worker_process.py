@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 
 from driftgate.config import Config
+from driftgate.running import base_url
 from driftgate.runtime.alerts import Alerts
 from driftgate.runtime.deadline import Deadline
 from driftgate.runtime.embedded import prepare_folder
@@ -112,7 +113,7 @@ class WorkerProcess:
                 web = Web(self._config.web, lambda: self._status(worker), self._alerts or NoOperations())
                 await web.start()
                 stack.push_async_callback(web.stop)
-                self._endpoints["web"] = f"http://{self._config.web.host}:{web.port}"
+                self._endpoints["web"] = base_url(self._config.web.host, web.port)
             self._logger.info("ready", **self._endpoints)
             if started:
                 started(dict(self._endpoints))

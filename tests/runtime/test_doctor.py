@@ -13,6 +13,7 @@ from harness import PATIENCE_S
 import driftgate.doctor
 from driftgate.config import Config, LogSettings
 from driftgate.doctor import examine
+from driftgate.running import tell_endpoints
 from sinks.store_settings import StoreRetention, StoreSettings
 from stream.records import TOPIC_SPANS
 from stream.sqlite_log import SqliteLog
@@ -64,6 +65,15 @@ def test_spans_that_came_while_the_doctor_looked_are_no_fault(
         for wrong in (4, 6):  # five were there before, and no more came
             _store_holds(monkeypatch, wrong)
             assert _outcomes(config)["spans in ClickHouse"] == "failed"
+
+
+def test_a_store_that_the_running_process_keeps_to_itself_is_not_called_broken(tmp_path: Path) -> None:
+    with _published(tmp_path, 3):
+        take_away = tell_endpoints(tmp_path, {"otlp_grpc": "http://127.0.0.1:1"})
+        try:
+            assert _outcomes(Config(data=tmp_path))["store"] == "warning"
+        finally:
+            take_away()
 
 
 def test_a_table_that_forgets_before_the_log_does_is_not_compared_with_it(

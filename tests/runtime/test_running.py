@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from driftgate.running import endpoints_of, request, tell_endpoints
+from driftgate.running import base_url, endpoints_of, request, tell_endpoints
 from stream.errors import StartError
 
 
@@ -35,6 +35,12 @@ def test_a_process_is_found_while_it_lives_and_not_by_an_id_that_was_given_again
 def test_a_damaged_file_names_no_process(tmp_path: Path, text: str) -> None:
     (tmp_path / "endpoints.json").write_text(text, encoding="latin-1")
     assert endpoints_of(tmp_path) is None
+
+
+def test_addresses_of_either_family_are_urls() -> None:
+    assert base_url("127.0.0.1", 80) == "http://127.0.0.1:80"
+    assert base_url("localhost", 80) == "http://localhost:80"
+    assert base_url("::1", 80) == "http://[::1]:80"
 
 
 @contextlib.contextmanager

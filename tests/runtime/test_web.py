@@ -133,6 +133,8 @@ def test_without_a_token_a_web_page_in_a_browser_cannot_act() -> None:
         assert desk.done == []
         rebound = await session.get(base + "/v1/status", headers={"Host": "evil.example"})
         assert rebound.status == 421
+        broken = await session.get(base + "/v1/status", headers={"Host": "::1:8080"})
+        assert broken.status == 421
         assert (await session.post(base + "/v1/incidents/i1/ack", json={})).status == 200
         assert desk.done == [("ack", "i1", "127.0.0.1")]
 
