@@ -42,6 +42,7 @@ def look(folder: Path, *runs: str) -> subprocess.CompletedProcess[str]:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MAKE"))
     }
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     first = subprocess.run(["make", "test"], cwd=folder, env=environment, capture_output=True, text=True)
     assert first.returncode == 2
     said = folder / "said"
