@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from deploy_tools import tool
-from deployed import ROOT, needed, parse, role
+from deployed import ROOT, bytes_needed, needed, parse, role
 
 from driftgate.config import load
 from sinks.store import Store
@@ -224,6 +224,13 @@ def test_the_databases_grants_are_sql(tmp_path: Path) -> None:
     profile = root.find("profiles/driftgate_reader")
     assert profile is not None
     assert {setting.tag for setting in profile} <= {row["name"] for row in known}
+
+
+@pytest.mark.parametrize("process", ["collector", "sampler"])
+def test_what_a_process_may_hold_fits_its_container(process: str, distributed: dict[str, Any]) -> None:
+    config = load(ROOT / "deploy/compose/driftgate.yaml", {})
+    limit = int(distributed[process]["deploy"]["resources"]["limits"]["memory"])
+    assert bytes_needed(config, process) <= limit
 
 
 def test_prometheus_asks_every_process_with_its_token(distributed: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from deploy_tools import tool
-from deployed import ROOT, needed, parse, role
+from deployed import ROOT, bytes_needed, needed, parse, role
 
 from driftgate.config import load
 
@@ -199,6 +199,22 @@ def test_commands_images_and_configuration_are_real(variant: str, rendered: Rend
         if name != "topics":
             assert config.web.port in ports
             assert spec["terminationGracePeriodSeconds"] > config.shutdown_grace
+
+
+def test_what_a_process_may_hold_fits_its_container(rendered: Rendered, tmp_path: Path) -> None:
+    objects = rendered("default")
+    (text,) = (
+        o["data"]["driftgate.yaml"]
+        for o in objects
+        if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "it-driftgate"
+    )
+    file = tmp_path / "driftgate.yaml"
+    file.write_text(text)
+    found = pods(objects)
+    for process in ("collector", "sampler"):
+        limit = found[process][1]["containers"][0]["resources"]["limits"]["memory"]
+        assert limit.endswith("Gi")
+        assert bytes_needed(load(file, {}), process) <= int(limit.removesuffix("Gi")) << 30, process
 
 
 def test_what_points_at_something_points_at_it(rendered: Rendered) -> None:

@@ -70,6 +70,20 @@ def needed(config: Config, process: str) -> set[str]:
     return {text.removeprefix("${env:").removesuffix("}") for text in found if text.startswith("${env:")}
 
 
+def bytes_needed(config: Config, process: str) -> int:
+    """Return the most memory that a collector or a sampler takes with ``config``, as docs/deploy.md estimates it.
+
+    A collector's factor is measured (``tests/kafka/test_kafka_overload.py``). A sampler may come to own every partition.
+    """
+    idle = 160 << 20
+    kafka: KafkaSettings = config.log.kafka
+    if process == "collector":
+        return idle + 6 * config.collector.max_in_flight_bytes + kafka.max_queued
+    assert process == "sampler"
+    caps = config.sampling.caps
+    return idle + kafka.partitions * (caps.max_bytes * 7 // 5 + caps.reorder_bytes)
+
+
 def _secrets(value: Any) -> Iterator[Secret]:
     if isinstance(value, Secret):
         yield value
