@@ -233,6 +233,13 @@ def test_what_a_process_may_hold_fits_its_container(process: str, distributed: d
     assert bytes_needed(config, process) <= limit
 
 
+def test_commands_in_the_alerters_container_ask_its_own_port(distributed: dict[str, Any]) -> None:
+    config = load(ROOT / "deploy/compose/driftgate.yaml", {})
+    assert distributed["alerter"]["environment"]["DRIFTGATE_URL"] == f"http://127.0.0.1:{config.web.port}"
+    (port,) = distributed["gateway"]["ports"]  # where the documentation ships a bad prompt version
+    assert f"http://127.0.0.1:{port['published']}/" in (ROOT / "docs/deploy.md").read_text()
+
+
 def test_prometheus_asks_every_process_with_its_token(distributed: dict[str, Any]) -> None:
     import yaml
 
