@@ -14,8 +14,8 @@ from collector.redaction.engine import Redacted
 from collector.redaction.json_text import Names, number_text
 from collector.redaction.rule import Unscannable
 
-# Shorter numbers are no card, account or telephone number of any country.
-_SMALLEST_NUMBER = 10**8
+# Shorter numbers are no card, account or telephone number, and no document that a key announces.
+_SMALLEST_NUMBER = 10**5
 # Attribute keys repeat from span to span; those found clean are not scanned again.
 _MOST_KNOWN_KEYS = 4096
 _LONGEST_KNOWN_KEY = 128

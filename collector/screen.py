@@ -112,7 +112,7 @@ class Screen:
             if document is None:
                 return self._replaced(text, counts)
             changed, made = self._leaves(document, counts)
-            return json.dumps(made, ensure_ascii=False, separators=(",", ":")) if changed else text
+            return _written(made) if changed else text
         except _FAILURES:
             return self._failed("failed", text, counts)
 
@@ -123,9 +123,7 @@ class Screen:
             inner = _document(item)
             if inner is not None:
                 changed, made = self._leaves(inner, counts)
-                return changed, json.dumps(
-                    made, ensure_ascii=False, separators=(",", ":")
-                ) if changed else item
+                return changed, _written(made) if changed else item
             made = self._replaced(item, counts)
             return made != item, made
         if isinstance(item, list):
@@ -133,7 +131,10 @@ class Screen:
             return any(changed for changed, _ in pairs), [made for _, made in pairs]
         if isinstance(item, dict):
             found = {key: self._leaves(inner, counts) for key, inner in item.items()}
-            return any(c for c, _ in found.values()), {key: made for key, (_, made) in found.items()}
+            repeated = isinstance(item, _Repeated)
+            return repeated or any(c for c, _ in found.values()), {
+                key: made for key, (_, made) in found.items()
+            }
         return False, item
 
     def _replaced(self, text: str, counts: Counter[str]) -> str:
@@ -233,7 +234,25 @@ def _document(text: str) -> Any:
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_pairs)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict | list) else None
+
+
+class _Repeated(dict[str, Any]):
+    """An object that had two equal keys: only the last was read, so it is written anew, without the first."""
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(items)
+    return made if len(made) == len(items) else _Repeated(made)
+
+
+def _written(document: Any) -> str:
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, which protobuf does not take, stay escapes
+        return json.dumps(document, separators=(",", ":"))
+    return text

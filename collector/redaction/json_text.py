@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
-# Shorter numbers are no card, account or telephone number of any country.
-_SHORTEST_NUMBER = 9
+# Shorter numbers are no card, account or telephone number, and no document that a key announces.
+_SHORTEST_NUMBER = 6
 _ENDS = {b"{": b"}", b"[": b"]", b'"': b'"'}
 
 
@@ -77,9 +78,9 @@ class JsonText:
                     container[taken.claim(names[name]) if name in names else name] = item
             value = self._root[0]
             try:
-                text = orjson.dumps(value)
+                text = orjson.dumps(value, default=_Literal.fragment)
             except TypeError:  # numbers beyond 64 bits, lone surrogates
-                text = json.dumps(value, separators=(",", ":")).encode()
+                text = json.dumps(value, separators=(",", ":"), default=_Literal.number).encode()
             return self._before + text + self._after
 
     def parse(self, text: bytes) -> JsonText.Document | None:
@@ -96,7 +97,9 @@ class JsonText:
 
         try:
             # The standard library's reader, because it shows duplicate keys and keeps large integers.
-            value = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse)
+            value = json.loads(
+                text, object_pairs_hook=pairs, parse_constant=_Literal, parse_float=_Literal.or_float
+            )
         except (ValueError, RecursionError):
             return None
         if not _within(value, self._max_depth):
@@ -136,8 +139,24 @@ def number_text(number: int | float) -> bytes:
     return str(number).encode()
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
+class _Literal:
+    """A number that is no number, or beyond the largest: NaN, Infinity, 1e999. It is written again as it was."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def or_float(cls, text: str) -> float | _Literal:
+        number = float(text)
+        return number if math.isfinite(number) else cls(text)
+
+    def fragment(self) -> orjson.Fragment:
+        return orjson.Fragment(self.text)
+
+    def number(self) -> float:
+        return float(self.text)
 
 
 def _within(value: Any, depth: int) -> bool:

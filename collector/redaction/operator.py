@@ -14,6 +14,7 @@ import msgspec
 
 from collector.redaction.pseudonym import Pseudonyms
 from collector.redaction.rule import Rule
+from collector.redaction.view import undone
 from collector.settings import Operator, PathSettings, RedactionSettings, TenantRedactionSettings
 from stream.errors import ConfigError
 
@@ -47,13 +48,23 @@ class Treatment(msgspec.Struct, frozen=True):
         made = self.pseudonyms
         if operator == "pseudonym" or (made is not None and not self.firm[rule] and hint in made.attributes):
             assert made is not None  # the settings refuse the operator without a key
-            return made.of(self.rules[rule], found.decode("utf-8", "replace"), self.tenant).encode()
+            return made.of(self.rules[rule], _read(found), self.tenant).encode()
         if operator == "mask":
-            keep = self.rules[rule].keep_last
-            return b"****" + (found[-keep:] if keep and len(found) > 2 * keep else b"")
+            return b"****" + self._last_of(self.rules[rule], found)
         if operator == "drop":
             return b""
         return b"[%b]" % self.rules[rule].name.encode()
+
+    def _last_of(self, rule: Rule, found: bytes) -> bytes:
+        """Return the last characters of ``found`` as a reader sees them, if ``rule`` leaves some."""
+        if not rule.keep_last:
+            return b""
+        text = _read(found) if rule.canonical is None else rule.canonical(_read(found))
+        return text[-rule.keep_last :].encode() if len(text) > 2 * rule.keep_last else b""
+
+
+def _read(found: bytes) -> str:
+    return undone(found).decode("utf-8", "replace")
 
 
 def tagging(rules: Sequence[Rule]) -> Treatment:

@@ -43,8 +43,8 @@ _MOST_NESTED = 6
 # Neither letter nor digit nor white space, so that nothing is found across two texts.
 _BETWEEN = b"\n\x00\n"
 _ENDS = re.compile(r"(?<!\[)(?<!\\)\^|\$|\\[AzbB]")
-# Shorter numbers are no card, account or telephone number of any country.
-_SMALLEST_NUMBER = 10**8
+# Shorter numbers are no card, account or telephone number, and no document that a key announces.
+_SMALLEST_NUMBER = 10**5
 
 
 class Text(msgspec.Struct, frozen=True):

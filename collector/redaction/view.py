@@ -32,16 +32,16 @@ _ANY_WITHIN = finder(_PATTERN.decode("latin-1"))
 _MAX_ROUNDS = 8
 
 # What may be encoded away from the gates' eyes: printable ASCII and the spaces and dashes inside numbers, as \uXXXX, \xXX
-# or %XX; full-width digits, letters, dot and at sign; zero-width characters; a slash between digits, which some JSON
+# or %XX; full-width digits, letters, dot, at sign, and plus before digits; zero-width characters; a slash between digits, which some JSON
 # writers escape. Latin-1, as gates are.
 GATE = (
     r"\\u(?:00[2-7aA]|00[aA][dD]|20[0-6]|3000|[fF][eEfF])|\\x[2-7aA]|%(?:2[0bBdDeEfF]|3[0-9aAdD]|25|40|4[0-9a-fA-F]|5|6|7)"
     r"|\xef\xbc[\x8e\x90-\x99\xa0-\xba]|\xef\xbd[\x81-\x9a]|\xe2\x80[\x8b-\x8f]|\xe2\x81\xa0|\xef\xbb\xbf|\xc2\xad"
-    r"|[0-9]\\+/[0-9(]"
+    r"|[0-9]\\+/[0-9(]|\xef\xbc\x8b[0-9(]"
 )
-# The spaces and dashes of Unicode count only between digits, of which there are nine or more: ``10\u201320`` is frequent.
+# The spaces and dashes of Unicode, and full-width ones, count only between digits, of which there are nine or more: ``10\u201320`` is frequent.
 GATE_PAIR = (
-    r"[0-9][ ()./-]{0,2}(?:\xc2\xa0|\xe2\x80[\x80-\x95\xaf]|\xe2\x88\x92|\xe3\x80\x80)[ ()./-]{0,2}[0-9(]",
+    r"[0-9][ ()./-]{0,2}(?:\xc2\xa0|\xe2\x80[\x80-\x95\xaf]|\xe2\x88\x92|\xe3\x80\x80|\xef\xbc\x8d)[ ()./-]{0,2}[0-9(]",
     r"[0-9](?:[ \t()./%\\\x80-\xff-]{0,4}[0-9]){8}",
 )
 
@@ -78,6 +78,15 @@ def views(text: bytes) -> Iterator[View | None]:
         view = undone if previous is None else _Chained(undone, previous)
         yield view
         current, previous = undone.text, view
+
+
+def undone(text: bytes) -> bytes:
+    """Return ``text`` with all levels of escapes undone."""
+    for _ in range(_MAX_ROUNDS):
+        if _ANY.search(text) is None:
+            break
+        text = _undo(text).text
+    return text
 
 
 def is_plain(text: bytes, start: int, end: int) -> bool:

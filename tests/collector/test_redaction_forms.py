@@ -255,6 +255,45 @@ def test_numbers_in_json_are_found(engine: Engine) -> None:
     assert entities == ("CARD", "CARD")
 
 
+def test_json_that_python_writes_is_read_and_its_numbers_stay(engine: Engine) -> None:
+    text = '{"score":NaN,"most":[-Infinity,1e999],"password":"correct horse"}'
+    assert engine.redact(text) == (text.replace("correct horse", "[SECRET]"), ("SECRET",))
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "entity"),
+    [
+        ("birth_date", 19850314, "BIRTH_DATE"),
+        ("mrn", 884213, "MEDICAL_ID"),
+        ("password", 30412789, "SECRET"),
+        ("passport_no", 12345678, "PASSPORT"),
+    ],
+)
+def test_short_numbers_that_a_key_announces_are_found(
+    engine: Engine, key: str, number: int, entity: str
+) -> None:
+    output, entities = engine.redact(json.dumps({"n": number, key: [number]}))
+    assert (json.loads(output), entities) == ({"n": number, key: [f"[{entity}]"]}, (entity,))
+
+
 def test_equal_tags_do_not_merge_keys(engine: Engine) -> None:
     output, _ = engine.redact('{"a@example.com":1,"b@example.com":2,"[EMAIL]":3}')
     assert sorted(json.loads(output).values()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("call ＋49 30 901820 now", "call [PHONE] now"),
+        ("4111－1111－" + "1111－1111", "[CARD]"),
+        ("是536－90－4399。", "是[US_SSN]。"),
+        ("password：Tr0ub4dor&3", "password：[SECRET]"),
+        ("api_key＝9f8A7b6C5d4E3f2G1h0I", "api_key＝[SECRET]"),
+        (
+            r"https:\/\/discord.com\/api\/webhooks\/123456789012345678\/" + "AbCdEfGhIjKlMnOpQrStUv",
+            r"https:\/\/discord.com\/api\/webhooks\/[DISCORD_TOKEN]",
+        ),
+    ],
+)
+def test_full_width_marks_and_escaped_slashes_hide_nothing(engine: Engine, text: str, expected: str) -> None:
+    assert engine.redact(text)[0] == expected

@@ -42,6 +42,20 @@ def test_operators() -> None:
     assert engine(default_operator="mask").redact(text)[0] == "**** ****1111 ****"
 
 
+def test_a_mask_shows_the_last_characters_as_a_reader_sees_them() -> None:
+    made = engine(operators={"CARD": "mask"})
+    digits = CARD.replace(" ", "")
+    wide = "".join(chr(ord(digit) + 0xFEE0) for digit in digits)
+    assert made.redact(f"my {wide}.") == ("my ****1111.", ("CARD",))
+    assert made.redact(f"q={digits[:-1]}%31&z") == ("q=****1111&z", ("CARD",))
+
+
+def test_an_escaped_text_has_the_same_pseudonym(key: dict[str, Any]) -> None:
+    made = engine(**key)
+    (plain, escaped) = (made.redact(text, hint="user.id")[0] for text in ("a@example.com", "a%40example.com"))
+    assert plain == escaped
+
+
 def test_the_longest_of_overlapping_finds_names_the_whole() -> None:
     own = OWN | {
         "pattern": "user jane[.]doe@example",

@@ -60,6 +60,18 @@ def value(data: TracesData, index: int = 0) -> str:
     return span_of(data).attributes[index].value.string_value
 
 
+def test_json_with_equal_keys_or_lone_surrogates_hides_nothing_and_breaks_nothing(screen: Screen) -> None:
+    sent = record(
+        twice=f'{{"a":"by {NAME}","a":"by others"}}',
+        inner=json.dumps({"x": f'{{"a":"by {NAME}","a":"by others"}}'}),
+        surrogate=f'{{"a":"by {NAME}","b":"\\ud83d"}}',
+    )
+    got, _ = screened(screen, sent)
+    assert value(got, 0) == '{"a":"by others"}'
+    assert json.loads(value(got, 1)) == {"x": '{"a":"by others"}'}
+    assert value(got, 2) == '{"a":"by [PERSON]","b":"\\ud83d"}'
+
+
 def test_names_become_tags_wherever_text_stands_and_the_rest_stays(screen: Screen) -> None:
     messages = json.dumps([{"role": "user", "content": f"I am {NAME}\nfrom {CITY}.", "n": 1}])
     nested = json.dumps({"arguments": json.dumps({"to": f"write to {NAME}"})})

@@ -17,8 +17,8 @@ _KEY_WORDS = (
 )
 # Between the word and the value: quotes (of JSON, also escaped), one of : = =>, and one space.
 _BETWEEN = r"[\"'\\]{0,4} ?(?:[:=]|=>|:=) ?[\"'\\]{0,4}"
-# The same in escapes of escapes, where a gate looks for it: JSON in JSON doubles the backslashes at every level.
-_BETWEEN_GATE = r"\\*[^A-Za-z0-9]{0,6}[:=]"
+# The same where a gate looks for it: JSON in JSON doubles the backslashes at every level, and the colon may be full-width.
+_BETWEEN_GATE = r"\\*[^A-Za-z0-9]{0,6}(?:[:=]|\xef\xbc[\x9a\x9d])"
 _VALUE = r"[^\s\"'\\,;&<>()\[\]{}`|“”‘’„«»]"
 
 # Values that say where the secret is, or that there is none.

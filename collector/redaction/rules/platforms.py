@@ -87,7 +87,7 @@ RULES = (
     ),
     Rule(
         name="DISCORD_TOKEN",
-        gate=r"(?i)\.[A-Z0-9_-]{6}\.[A-Z0-9_-]{12}|api/webhooks/[0-9]",
+        gate=r"(?i)\.[A-Z0-9_-]{6}\.[A-Z0-9_-]{12}|api\\*/webhooks\\*/[0-9]",
         pattern=(
             r"[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,40}"
             r"|discord(?:app)?\.com/api/webhooks/(?P<value>[0-9]{5,}/[A-Za-z0-9_-]{20,})"

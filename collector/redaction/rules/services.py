@@ -32,7 +32,7 @@ RULES = (
             r"dckr_pat_|\.atlasv1\.|figd_|nfp_[A-Za-z0-9]{4}|fm2_[A-Za-z0-9]{4}|pscale_|rubygems_[0-9a-f]{4}|CCIPAT_|ATBB[A-Za-z0-9]{4}"
             r"|pcsk_[A-Za-z0-9]{4}|glc_eyJ|hvb\.[A-Za-z0-9]{4}|sq0[a-z]{3}-|EAAA[A-Za-z0-9]{4}|dt0c01\.|HRKU-|napi_[A-Za-z0-9]{4}"
             r"|ops_eyJ|secret_[A-Za-z0-9]{8}|key-[0-9a-f]{8}|[0-9a-f]-us[0-9]|:APA91"
-            r"|1//0[A-Za-z0-9_-]{4}|webhook\.office\.com"
+            r"|1\\*/\\*/0[A-Za-z0-9_-]{4}|webhook\.office\.com"
         ),
         pattern=(
             r"dckr_pat_[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{40,}|figd_[A-Za-z0-9_-]{30,}|nfp_[A-Za-z0-9]{30,}"
