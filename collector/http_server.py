@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import ssl
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from google.protobuf import json_format
 
 from collector import otlp_json
@@ -29,6 +31,15 @@ from stream.errors import Permanent, StartError, Transient
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
 _TENANT = web.RequestKey("tenant", str)
+_logger = logging.getLogger(__name__)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a record of aiohttp is about us: what it tells of requests that are no HTTP quotes them, tokens included."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_logger.addFilter(_is_ours)
 
 
 class HttpServer:
@@ -58,7 +69,9 @@ class HttpServer:
         """
         listen = self._settings.http
         # Bodies are decompressed by us, in a thread and within the budget.
-        self._runner = web.AppRunner(self._application, access_log=None, auto_decompress=False)
+        self._runner = web.AppRunner(
+            self._application, access_log=None, auto_decompress=False, logger=_logger
+        )
         await self._runner.setup()
         context = _context(listen.tls) if listen.tls else None
         site = web.TCPSite(
@@ -179,6 +192,8 @@ class _Handlers:
                 f"the body did not arrive within {self._read_timeout:g} s",
                 retry_after=self._intake.budget.delay(),
             ) from error
+        except ConnectionError as error:
+            raise Permanent("no_message", "the sender has gone") from error
         return bytes(body)
 
     def _decoder(self, signal: Signal, content_type: str, encoding: str) -> Decode | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 
+from collector.tenants import DEFAULT_TENANT
 from driftgate.config import Config
 
 ANY = "*"
@@ -23,6 +24,7 @@ def doubts(config: Config, rubrics: Iterable[str]) -> list[str]:
         *_unknown_rollouts(config),
         *_uncalled(config),
         *_open(config),
+        *_unknown_tenants(config),
     ]
 
 
@@ -97,3 +99,14 @@ def _open(config: Config) -> Iterator[str]:
             and not listener.host.startswith("127.")
         ):
             yield f"`collector.{name}.host` is {listener.host} and there are no `collector.tenants`: anybody may send"
+
+
+def _unknown_tenants(config: Config) -> Iterator[str]:
+    """A policy for a name that no sender has protects nobody."""
+    known = {tenant.name for tenant in config.collector.tenants} or {DEFAULT_TENANT}
+    for name in config.collector.redaction.tenants:
+        if name not in known:
+            yield (
+                f"`collector.redaction.tenants.{name}`: no tenant of `collector.tenants` has this name; known: "
+                f"{', '.join(sorted(known))}. Unless other producers write it to Kafka, nothing is redacted by it"
+            )

@@ -22,6 +22,7 @@ def command() -> None:
 def check(file: Path | None, config_path: Path | None) -> None:
     """Check FILE: every key, value, secret reference, plug-in and redaction rule."""
     from collector.ingest import Ingest
+    from collector.tenants import Tenants
     from driftgate.config import load
     from driftgate.doubts import doubts
     from driftgate.runtime.stages import build_stages, reveal_all
@@ -32,6 +33,8 @@ def check(file: Path | None, config_path: Path | None) -> None:
     for text in missing:
         click.echo(f"warning: {text}", err=True)
     Ingest(config.collector)
+    if not missing:
+        Tenants(config.collector.tenants)
     stages = build_stages(config, base=path.parent if path else Path.cwd())
     for text in doubts(config, stages.scorer.rubrics):
         click.echo(f"warning: {text}", err=True)

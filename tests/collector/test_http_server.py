@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import zstandard
 from google.rpc.status_pb2 import Status
-from harness import PATIENCE_S
+from harness import PATIENCE_S, wait_until
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -292,6 +292,28 @@ def test_two_hundred_megabytes_in_chunks_are_refused_while_they_come(start: Any)
                 break
     assert answered.startswith(b"HTTP/1.1 413")
     assert send(running, request_of("a")).status == 200
+
+
+def test_what_is_no_request_is_not_quoted_in_the_log(start: Any, caplog: pytest.LogCaptureFixture) -> None:
+    running = start()
+    for rest in (b"Authorization: Bearer the-token\x01\r\n\r\n", b"Content-Length: the-token\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=60) as raw:
+            raw.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: x\r\n" + rest)
+            assert b" 400 " in raw.recv(4096)
+    assert "the-token" not in caplog.text
+
+
+def test_a_sender_that_goes_is_counted_and_holds_nothing(
+    start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start()
+    with socket.create_connection(("127.0.0.1", running.receivers.http_port), timeout=60) as raw:
+        head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nContent-Length: 1000\r\n\r\nabc"
+        raw.sendall(head.encode())
+        wait_until(lambda: running.receivers.metrics()["in_flight_bytes"] == 3, "the body")
+    wait_until(lambda: running.receivers.metrics().get("requests_refused.no_message") == 1, "the end")
+    assert running.receivers.metrics()["in_flight_bytes"] == 0
+    assert "Traceback" not in caplog.text
 
 
 def test_a_body_that_does_not_arrive_holds_nothing_for_long(start: Any) -> None:
