@@ -16,6 +16,9 @@ from collector.redaction.pattern import latin1
 # URL-safe base64 it must be 40, so that UUIDs and most names do not count.
 _OPEN = latin1(b"[A-Za-z0-9+/]{24}|[A-Za-z0-9_-]{40}")
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
+# A slash belongs to base64, and parts the segments of a path too. Longer runs are files, of which no part is changed.
+_SEGMENT = re.compile(rb"[A-Za-z0-9+_-]{24,}={0,2}")
+_LONGEST_PATH = 4096
 _HEX = re.compile(rb"[0-9a-fA-F]+")
 # What text does not hold. Random bytes hold one of them, or are no UTF-8, before long.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -35,10 +38,14 @@ def runs(text: bytes, limit: int) -> Iterator[tuple[int, int, bytes]]:
         if start > 0 and text[start - 1] == 0x5C and text[start] in _ESCAPE_LETTERS:
             start += 1  # the letter belongs to the escape
         run = text[start:end]
-        if end - start > limit or _HEX.fullmatch(run):
+        if len(run) > limit:
             continue
-        if _text(run[:_PROBE], cut=len(run) > _PROBE) is not None and (decoded := _text(run)) is not None:
+        if (decoded := _decoded(run)) is not None:
             yield start, end, decoded
+        elif b"/" in run and len(run) <= _LONGEST_PATH:
+            for segment in _SEGMENT.finditer(run):
+                if (decoded := _decoded(segment[0])) is not None:
+                    yield start + segment.start(), start + segment.end(), decoded
 
 
 def end_of_run(text: bytes, start: int) -> int:
@@ -57,6 +64,13 @@ def encoded(decoded: bytes, like: bytes) -> bytes:
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
+def _decoded(run: bytes) -> bytes | None:
+    """Return the text that ``run`` holds; the beginning of what holds none tells soon."""
+    if _HEX.fullmatch(run) or _text(run[:_PROBE], cut=len(run) > _PROBE) is None:
+        return None
+    return _text(run)
 
 
 def _text(run: bytes, *, cut: bool = False) -> bytes | None:
@@ -121,7 +135,7 @@ def _gate() -> str:
             first.append(quad)
         if any(_follows(needed, triple) for needed in range(4)):
             later.append(quad)
-    return rf"{edge('A-Za-z0-9+/_-')}(?:{'|'.join(first)})(?:{'|'.join(later)}){{5}}"
+    return rf"{edge('A-Za-z0-9+_-')}(?:{'|'.join(first)})(?:{'|'.join(later)}){{5}}"
 
 
 def _follows(needed: int, kinds: Iterable[str]) -> bool:

@@ -67,10 +67,11 @@ class Engine:
         self.operators = Operators(self._settings, self.rules)
         self._versions = policy_versions(self._settings, self.rules)
         self._json = JsonText(self._settings.max_json_depth)
+        self.max_base64_bytes = self._settings.max_base64_bytes
         self._max_candidates = self._settings.max_candidates
         self._candidates = [candidates(rule.pattern, rule.name) for rule in self.rules]
         self._contexts = [Context(rule.context) if rule.context else None for rule in self.rules]
-        self.gates = Gates(self.rules, max_base64_bytes=self._settings.max_base64_bytes)
+        self.gates = Gates(self.rules, max_base64_bytes=self.max_base64_bytes)
         self_test(self, self.rules)
 
     @property
@@ -213,7 +214,7 @@ class Engine:
             return None
         pieces: list[bytes] = []
         position = 0
-        for start, end, decoded in base64_text.runs(text, self._settings.max_base64_bytes):
+        for start, end, decoded in base64_text.runs(text, self.max_base64_bytes):
             work.spend()
             if not self.gates.suspects([decoded], [hint]):
                 continue

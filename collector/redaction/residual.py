@@ -109,7 +109,10 @@ class Residual:
         return Found(count, dict(finds))
 
     def _try(self, found: Sequence[Text], tenant: str, finds: Counter[tuple[str, str]]) -> None:
-        read = [(raw, hint, text) for text in found for raw, hint in readings(text.raw, text.hint, 0) if raw]
+        most = self._engine.max_base64_bytes
+        read = [
+            (raw, hint, text) for text in found for raw, hint in readings(text.raw, text.hint, most) if raw
+        ]
         # What a pattern does not find in all of them together, it finds in none: that saves most of the work.
         joined = _BETWEEN.join(raw for raw, _, _ in read)
         words = _BETWEEN.join({words_of(hint) for _, hint, _ in read})
@@ -230,19 +233,19 @@ def _bytes(item: Any) -> bytes:
     return str(int(item) if isinstance(item, float) and item.is_integer() else item).encode()
 
 
-def readings(raw: bytes, hint: str, depth: int) -> Iterator[tuple[bytes, str]]:
+def readings(raw: bytes, hint: str, max_base64_bytes: int, depth: int = 0) -> Iterator[tuple[bytes, str]]:
     """Yield ``raw`` as a reader could understand it: as it is, unescaped, as JSON, and what is in base64 in it."""
     if depth > _MOST_NESTED:
         return
     document = _json(raw)
     if document is not None:
         for leaf, key in _leaves(document, hint):
-            yield from readings(leaf, key, depth + 1)
+            yield from readings(leaf, key, max_base64_bytes, depth + 1)
         return
     for view in views(raw):
         yield (raw if view is None else view.text), hint
-    for _, _, decoded in base64_text.runs(raw, 1 << 30):
-        yield from readings(decoded, hint, depth + 1)
+    for _, _, decoded in base64_text.runs(raw, max_base64_bytes):
+        yield from readings(decoded, hint, max_base64_bytes, depth + 1)
 
 
 def _json(raw: bytes) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -297,3 +299,14 @@ def test_equal_tags_do_not_merge_keys(engine: Engine) -> None:
 )
 def test_full_width_marks_and_escaped_slashes_hide_nothing(engine: Engine, text: str, expected: str) -> None:
     assert engine.redact(text)[0] == expected
+
+
+@pytest.mark.parametrize("alphabet", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("before", ["https://x.test/v1/users/", "/u/", "com/a/", "x/y/zz/"])
+def test_base64_in_a_path_is_redacted(engine: Engine, before: str, alphabet: Any) -> None:
+    encoded = alphabet(b"state of jane.doe@example.com and so on").decode().rstrip("=")
+    output, entities = engine.redact(f"{before}{encoded}/edit?q=1")
+    assert entities == ("EMAIL",)
+    inner = output.removeprefix(before).removesuffix("/edit?q=1")
+    assert base64.urlsafe_b64decode(inner + "==") == b"state of [EMAIL] and so on"
+    assert engine.redact(output) == (output, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import random
 from collections import Counter
@@ -101,6 +102,15 @@ def test_what_the_policy_keeps_is_no_leak() -> None:
         assert residual.scan(again).finds == finds
         for published in made.traces(sent.SerializeToString(), tenant).outputs:
             assert residual.scan(published).finds == {}
+
+
+def test_base64_that_the_policy_does_not_look_into_is_no_leak() -> None:
+    made = Ingest(CollectorSettings.model_validate({"redaction": {"max_base64_bytes": 0}}))
+    sent = request("traces")
+    group = add(sent, 0)
+    encoded = base64.b64encode(f"write to {MAIL} soon".encode()).decode()
+    group.scope_spans[0].spans[0].attributes.add(key="k").value.string_value = encoded
+    assert Residual(made.engine, 1.0).scan(output(sent)).finds == {}
 
 
 def test_the_same_share_of_spans_is_looked_at_every_time(ingest: Ingest) -> None:
