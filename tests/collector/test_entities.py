@@ -203,3 +203,10 @@ def test_a_key_announces_in_json_within_json(engine: Engine, key: str, levels: i
 )
 def test_keys_that_are_cut_off_or_written_in_code(engine: Engine, text: str) -> None:
     assert "bW9kbntzaWdue3Jz" not in engine.redact(text)[0]
+
+
+@pytest.mark.parametrize("separator", [";", ";;"])
+def test_a_long_line_of_passwords_is_read_once(engine: Engine, separator: str) -> None:
+    output, entities = engine.redact(separator.join(["pwd=abc123"] * 20_000))
+    assert entities
+    assert "abc123" not in output

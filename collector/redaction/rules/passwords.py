@@ -30,8 +30,9 @@ _PLACEHOLDER = re.compile(
 # Names in code: password = request.form, self.password_1, os.environ. RE2: an underscore can be taken in two ways, and
 # whoever writes enough of them would keep Python's own matcher busy for ever.
 _NAME = latin1(rb"[A-Za-z_]+(?:[._][A-Za-z_]+[0-9]?)*[.:!?]?|[0-9]{1,5}|[0-9.]+%?|https?:.*")
-# Where a value seems to end at one of these, it goes on unless white space, a further field or the end follows.
-_GOES_ON = re.compile(rb"[&,;|<][^\s\"'\\]+")
+# Where a value seems to end at one of these, it goes on unless white space, a further field or the end follows. No password
+# is longer than this, and in a long line of fields each would be read to the end of the line.
+_GOES_ON = re.compile(rb"[&,;|<][^\s\"'\\]{1,4096}")
 _NEXT_FIELD = re.compile(rb"[&,;|<]\s*/?[A-Za-z_][\w. -]{0,63}\s*[=:>]")
 _CLASSES = (re.compile(rb"[0-9]"), re.compile(rb"[a-z]"), re.compile(rb"[A-Z]"), re.compile(rb"[^0-9A-Za-z]"))
 _SHORTEST_PASSWORD = 6
@@ -41,8 +42,10 @@ _LEAST_ENTROPY = 3.0
 
 def _whole(text: bytes, end: int) -> int:
     """Return the end of a password that holds characters which usually end one, so that no part of it stays."""
+    if _NEXT_FIELD.match(text, end):
+        return end
     more = _GOES_ON.match(text, end)
-    return end if more is None or _NEXT_FIELD.match(text, end) else more.end()
+    return end if more is None else more.end()
 
 
 def _password(text: bytes, start: int, end: int, hint: str) -> Iterator[Span]:
