@@ -7,6 +7,7 @@ looked at before its message is received, and what is refused is not read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ _METRICS = f"{_PACKAGE}.metrics.v1.MetricsService"
 _PROFILES = f"{_PACKAGE}.profiles.v1development.ProfilesService"
 # Calls on a connection that has become too old may end for so long.
 _CONNECTION_GRACE_MS = 30_000
+# How often those who watch the health are looked after.
+_WATCH_S = 0.5
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -216,16 +219,33 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
         super().__init__()
         self._ready = ready
         self._services = ("", *services)
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def enter_graceful_shutdown(self) -> None:
-        self._stopping = True
+        self._stopping.set()
         await super().enter_graceful_shutdown()
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        if not self._stopping:
-            serving = health_pb2.HealthCheckResponse.SERVING
-            status = serving if self._ready() else health_pb2.HealthCheckResponse.NOT_SERVING
+        if not self._stopping.is_set():
             for service in self._services:
-                await self.set(service, status)
+                await self.set(service, self._status())
         return await super().Check(request, context)
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the protocol's name
+        """Tell the status and each change of it; end at the stop, which waits for calls that run."""
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        told = None
+        while True:
+            status = self._status() if request.service in self._services else unknown
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _WATCH_S)
+
+    def _status(self) -> int:
+        serving = self._ready() and not self._stopping.is_set()
+        states = health_pb2.HealthCheckResponse
+        return int(states.SERVING if serving else states.NOT_SERVING)

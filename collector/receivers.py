@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -92,9 +93,11 @@ class Receivers:
         """Take no more requests, wait for those in flight up to ``grace`` seconds in all; idempotent."""
         deadline = time.monotonic() + (self._settings.stop_grace if grace is None else grace)
         self._stopping = True
-        for server in (self._grpc, self._http):
-            if server is not None:
-                await server.stop(max(0.0, deadline - time.monotonic()))
+        # Together: none takes requests while another waits for its own.
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.gather(
+            *(server.stop(left) for server in (self._grpc, self._http) if server is not None)
+        )
         await self._intake.drain(max(0.0, deadline - time.monotonic()))
 
     def metrics(self) -> dict[str, float]:

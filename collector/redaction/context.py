@@ -16,7 +16,8 @@ _MOST_KNOWN_HINTS = 4096
 _LONGEST_KNOWN_HINT = 128
 # Words whose places in a text are remembered.
 _MOST_WORDS = 64
-_GAP = "[ _.-]?"
+# Also the spaces that browsers and word processors leave between words.
+_GAP = "(?:[ _.-]|\u00a0|\u202f|\u3000)?"
 # Longer words are found inside others (``telephone``); short ones must stand alone: ``tel`` is not in ``hotel``.
 _SHORT = 4
 _REST = re.compile(rb"[A-Za-z]{1,4}(?![A-Za-z])")
@@ -61,7 +62,11 @@ class Context:
         """What each alternative of :attr:`gate` holds: of a short word the word itself, wherever it stands."""
         cores: dict[str, str] = {}
         for word, gate in zip(self.words, self._gates, strict=True):
-            core = f"(?i:{_spaced(word)})" if len(word) <= _SHORT and word.isascii() else ""
+            core = (
+                f"(?i:{_spaced(word)})".encode().decode("latin-1")
+                if len(word) <= _SHORT and word.isascii()
+                else ""
+            )
             cores |= {each: core or each for each in alternatives(gate.encode().decode("latin-1"))}
         return cores
 

@@ -20,7 +20,7 @@ _TAGS = r"[\x00-\x1f\"*:\x80-\xff]"
 
 
 # What opens a group, and three characters, of which one may be the gap between two words.
-_THREE_LETTERS = re.compile(r"(?:\((?:\?[a-z]*:)?)*(?:[A-Za-z0-9_-]|\\[.-]|\[ _\.-\]\?){3}")
+_THREE_LETTERS = re.compile(r"(?:\((?:\?[a-z]*:)?)*(?:[A-Za-z0-9_-]|\\[.-]|\(\?:\[ _\.-\][^)]*\)\?){3}")
 
 
 def edge(characters: str) -> str:

@@ -86,6 +86,15 @@ def test_the_last_word_of_a_text_announces(engine: Engine, between: str) -> None
     assert engine.redact(text) == (text.replace("P-884213", "[MEDICAL_ID]"), ("MEDICAL_ID",))
 
 
+@pytest.mark.parametrize("space", ["\u00a0", "\u202f", "\u3000"])
+def test_words_with_other_spaces_between_them_announce(engine: Engine, space: str) -> None:
+    text = f"my routing{space}number:{space}111000025, née{space}le{space}14.03.1985"
+    assert engine.redact(text) == (
+        f"my routing{space}number:{space}[ABA], née{space}le{space}[BIRTH_DATE]",
+        ("ABA", "BIRTH_DATE"),
+    )
+
+
 def test_many_keys_are_remembered_and_forgotten(engine: Engine) -> None:
     document = {f"key{number}": "03/14/1985" for number in range(9000)} | {"dob": "03/14/1985"}
     output, entities = engine.redact(json.dumps(document))

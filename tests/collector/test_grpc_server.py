@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from harness import PATIENCE_S
+from harness import PATIENCE_S, wait_until
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
@@ -238,6 +239,54 @@ def test_health(start: Any) -> None:
         assert check() == not_serving
         running.ready = True
         assert check() == serving
+
+
+def test_health_is_watched_until_the_stop(start: Any) -> None:
+    running = start()
+    serving, not_serving, unknown = (
+        health_pb2.HealthCheckResponse.SERVING,
+        health_pb2.HealthCheckResponse.NOT_SERVING,
+        health_pb2.HealthCheckResponse.SERVICE_UNKNOWN,
+    )
+    with grpc.insecure_channel(running.grpc) as channel:
+
+        def watch(service: str) -> Any:
+            return health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE_S
+            )
+
+        traces, other = watch("opentelemetry.proto.collector.trace.v1.TraceService"), watch("other")
+        assert (next(traces).status, next(other).status) == (serving, unknown)
+        running.ready = False
+        assert next(traces).status == not_serving
+        running.ready = True
+        assert next(traces).status == serving
+        # Without an end of its own, the stop would wait for it as long as it may.
+        stopping = asyncio.run_coroutine_threadsafe(running.receivers.stop(10 * PATIENCE_S), running.loop)
+        assert [answer.status for answer in traces] == [not_serving]
+        stopping.result(PATIENCE_S)
+
+
+def test_both_listeners_close_at_once_and_what_runs_is_answered(start: Any) -> None:
+    running = start()
+    running.log.gate = running.call(asyncio.Event)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(call, running.grpc, TRACES, request_of("a").SerializeToString())
+        assert running.log.entered.wait(PATIENCE_S)
+        address = ("127.0.0.1", running.receivers.http_port)
+        stopping = asyncio.run_coroutine_threadsafe(running.receivers.stop(10 * PATIENCE_S), running.loop)
+
+        def closed() -> bool:
+            try:
+                socket.create_connection(address, timeout=PATIENCE_S).close()
+            except ConnectionError:
+                return True
+            return False
+
+        wait_until(closed, "the HTTP port to close")
+        running.call(running.log.gate.set)
+        assert late.result(PATIENCE_S) == b""
+        stopping.result(PATIENCE_S)
 
 
 def test_a_taken_port_is_an_error_that_names_the_setting(start: Any) -> None:
