@@ -11,7 +11,8 @@ POST /v1/kill-switch                   {"on": true}: stop all rollback calls fro
 GET  /v1/notifications                 messages that were given up
 POST /v1/notifications/{id}/replay     send one again
 
-Every POST takes {"who": name, "comment": text}; without a name it is the peer's address.
+Every POST takes {"who": name, "comment": text}; without a name it is the peer's address. A body that cannot be
+read is refused, and nothing is done.
 """
 
 from __future__ import annotations
@@ -151,12 +152,13 @@ def _done() -> web.Response:
 
 
 async def _act(request: web.Request) -> _Act:
-    """Return what the body says; what cannot be read says nothing."""
+    """Return what the body says, if there is one; what cannot be read is no consent to anything."""
     act = _Act()
-    if request.can_read_body:
+    if body := await request.read():
         try:
-            act = msgspec.json.decode(await request.read(), type=_Act)
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            act = _Act()
+            act = msgspec.json.decode(body, type=_Act)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            told = msgspec.json.encode({"error": f"the body is not what this takes: {error}"}).decode()
+            raise web.HTTPBadRequest(text=told, content_type="application/json") from error
     act.who = act.who[:200] or request.remote or "unknown"
     return act

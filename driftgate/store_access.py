@@ -77,10 +77,7 @@ def run_query(config: Config, sql: str, form: str) -> bytes:
     endpoints = endpoints_of(config.data)
     if endpoints and "query" in endpoints:
         return _ask(endpoints["query"], sql, form, token)
-    if config.store.target.kind == "chdb" and not config.store_folder.is_dir():
-        raise StartError(
-            f"there is no store at {config.store_folder}; start `driftgate up` first, or name its data folder"
-        )
+    _must_exist(config)
     if config.store.target.kind == "clickhouse":
         store = Store.open(config.store, config.store_folder)
         try:
@@ -93,7 +90,8 @@ def run_query(config: Config, sql: str, form: str) -> bytes:
 def _must_exist(config: Config) -> None:
     if config.store.target.kind == "chdb" and not config.store_folder.is_dir():
         raise StartError(
-            f"there is no store at {config.store_folder}; start `driftgate up` first, or name its data folder"
+            f"there is no store at {config.store_folder}; start `driftgate up` first, or name its data folder: "
+            "`data`, or DRIFTGATE__DATA"
         )
 
 

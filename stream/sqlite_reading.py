@@ -87,7 +87,9 @@ def inspect(path: Path) -> Iterator[sqlite3.Connection]:
         There is no log, or it is corrupt.
     """
     if not path.is_file():
-        raise StartError(f"there is no log at {path}; start `driftgate up` first, or name its data folder")
+        raise StartError(
+            f"there is no log at {path}; start `driftgate up` first, or name its data folder: `data`, or DRIFTGATE__DATA"
+        )
     try:
         with reading(path) as reader:
             reader.execute("SELECT COUNT(*) FROM topics").fetchone()

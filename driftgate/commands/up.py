@@ -13,7 +13,9 @@ from driftgate.cli import chosen, config_option
 @click.command("up")
 @config_option
 @click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), help="Data folder; overrides the file."
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Data folder; overrides the file. Other commands take it from DRIFTGATE__DATA.",
 )
 def command(config_path: Path | None, data: Path | None) -> None:
     """Receive, redact, sample, score, watch, alert and roll back, in one process without servers."""

@@ -186,6 +186,12 @@ def test_people_act_on_incidents_over_http() -> None:
             ("resolve known", "i1", "ada"),
             ("resend", "m1", ""),
         ]
+        for broken in (b"{", b'{"who": 5}', b"\xff"):
+            headers = {"Content-Type": "application/json"}
+            answer = await session.post(base + "/v1/incidents/i1/approve", data=broken, headers=headers)
+            assert answer.status == 400
+            assert "the body is not" in (await answer.json())["error"]
+        assert len(desk.done) == 3
         assert await post("/v1/kill-switch") == 400
         assert await post("/v1/kill-switch", on=True) == 200
         assert (await (await session.get(base + "/v1/kill-switch")).json())["by"] == "ada"
