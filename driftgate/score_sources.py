@@ -132,12 +132,16 @@ class StoredScores:
 
 
 class FileScores:
-    """A JSONL file: an export of ``driftgate replay --export``, or score records alone; standard input is read once."""
+    """A JSONL file: an export of ``driftgate replay --export``, or score records alone; standard input is read once.
+
+    ``out_of_order`` counts the records read that stand behind a later one of their partition: a replay passes over them.
+    """
 
     name = "file"
 
     def __init__(self, open_file: Callable[[], IO[bytes]]) -> None:
         self._open = open_file
+        self.out_of_order = 0
 
     def firsts(self) -> dict[int, int]:
         """Say nothing: a file is taken as it is."""
@@ -147,8 +151,14 @@ class FileScores:
         """See :class:`ScoreSource`."""
         from drift.replay import read_lines
 
+        latest: dict[int, int] = {}
         with self._open() as stream:
-            yield from read_lines(stream)
+            for record in read_lines(stream):
+                if record.offset <= latest.get(record.partition, -1):
+                    self.out_of_order += 1
+                else:
+                    latest[record.partition] = record.offset
+                yield record
 
 
 def log_scores(config: Config) -> SqliteScores | KafkaScores:

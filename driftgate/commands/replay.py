@@ -101,12 +101,18 @@ def _export(source: ScoreSource, path: Path) -> int:
 
 def _print(config: Any, source: ScoreSource, changes_only: bool) -> int:
     from drift.replay import Replay
+    from driftgate.score_sources import FileScores
 
     replay = Replay(config.drift)
     for found in replay.records(source.records()):
         if not changes_only or found.verdict.state != found.verdict.previous_state:
             sys.stdout.buffer.write(found.raw + b"\n")
     sys.stdout.buffer.flush()
+    if isinstance(source, FileScores) and source.out_of_order:
+        _say(
+            f"{source.out_of_order:,} lines stand behind a later offset of their partition and were passed over: give the records of "
+            "one log, in its order"
+        )
     bad = replay.counters.get("scores_rejected.undecodable", 0)
     if source.name == "file" and bad:
         taken = replay.counters["scores_in"]

@@ -300,6 +300,17 @@ def test_files_that_are_something_else_are_named(
         assert message in capsys.readouterr().err
 
 
+def test_lines_that_a_replay_passes_over_are_told(past: Path, tmp_path: Path) -> None:
+    run(past, "replay", "--export", str(tmp_path / "one.jsonl"))
+    text = (tmp_path / "one.jsonl").read_bytes()
+    (tmp_path / "two.jsonl").write_bytes(text * 2)
+    once = run(past, "replay", str(tmp_path / "one.jsonl"))
+    twice = run(past, "replay", str(tmp_path / "two.jsonl"))
+    assert twice.stdout == once.stdout
+    assert "passed over" not in once.stderr
+    assert f"{len(text.splitlines()):,} lines stand behind a later offset of their partition" in twice.stderr
+
+
 def test_verdicts_are_listed_latest_first(past: Path) -> None:
     lines = run(past, "verdicts").stdout.splitlines()
     assert 3 <= len(lines) <= 20
