@@ -12,7 +12,7 @@ import yaml
 from stream.errors import ConfigError
 
 _MAX_BYTES = 1 << 20
-_ENV_PREFIX = "DRIFTGATE__"
+ENV_PREFIX = "DRIFTGATE__"
 
 URL_SECTIONS = ("log", "store")
 """Sections that may be written as their URL alone."""
@@ -60,7 +60,7 @@ def read_source(path: Path | None, environment: Mapping[str, str] | None = None)
     if path is not None:
         data = _read_file(path, origin)
     for variable, text in sorted((environment if environment is not None else os.environ).items()):
-        if variable.startswith(_ENV_PREFIX):
+        if variable.startswith(ENV_PREFIX):
             _overlay(data, origin, variable, text)
     return Source(data, origin, name)
 
@@ -123,7 +123,7 @@ def _scalar(node: yaml.Node, path: Path) -> Any:
 
 
 def _overlay(data: dict[str, Any], origin: dict[Location, str], variable: str, text: str) -> None:
-    path = tuple(part.lower() for part in variable.removeprefix(_ENV_PREFIX).split("__"))
+    path = tuple(part.lower() for part in variable.removeprefix(ENV_PREFIX).split("__"))
     try:
         value = yaml.safe_load(text) if text else ""
     except (yaml.YAMLError, ValueError) as error:

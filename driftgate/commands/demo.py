@@ -129,7 +129,7 @@ def _look_for_evidence(outcome: Outcome) -> None:
         # Twice as many customers as traces: none can have been missed.
         values = module.personal_values(2 * outcome.snapshot.counter("sampler", "traces_kept") + 1000)
     outcome.findings = search(outcome.observer.sql, outcome.data, values)
-    books = examine(load(outcome.config))
+    books = examine(load(outcome.config, {}))
     wrong = [finding for finding in books if finding.outcome == "failed"]
     outcome.ledger_balanced = not wrong
     outcome.ledger_text = (

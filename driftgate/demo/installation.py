@@ -108,7 +108,7 @@ class OnKafka:
                 raise StartError(f"not every worker has joined its group in time: {found}")
             time.sleep(0.5)
             with contextlib.suppress(Transient):  # groups move between coordinators while they are new
-                found = look(load(self._config)).members or {}
+                found = look(load(self._config, {})).members or {}
 
     def observer(self) -> Observer:
         """See :meth:`Installation.observer`."""
@@ -119,7 +119,7 @@ class _Outside(Source):
     """Kafka, the ClickHouse server and the alerter's administration port."""
 
     def __init__(self, config: Path, web: str) -> None:
-        self._loaded = load(config)
+        self._loaded = load(config, {})
         self._store = Store.open(self._loaded.store, self._loaded.store_folder)
         self._web = web
 

@@ -13,21 +13,26 @@ from typing import Any
 
 import psutil
 
+from driftgate.yaml_source import ENV_PREFIX
 from stream.errors import StartError
 
 
 class Child:
-    """One child process whose output goes to ``<folder>/<name>.log``."""
+    """One child process whose output goes to ``<folder>/<name>.log``.
+
+    Variables that set keys of driftgate's configuration are not passed on: they name somebody's own data folder and log.
+    """
 
     def __init__(self, name: str, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._output = self.log.open("wb")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
         self._process = subprocess.Popen(  # noqa: S603 - our own programs
             [sys.executable, *arguments],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
         )
 
     def check(self) -> None:
