@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from stream.errors import DriftgateError, StartError
 
@@ -78,7 +78,7 @@ def request(
     Raises
     ------
     StartError
-        Nobody answers, or not in HTTP.
+        Nobody answers, or not in HTTP, or with another address.
     DriftgateError
         The process answered with an error; the message is its text.
     """
@@ -88,16 +88,25 @@ def request(
         headers["Authorization"] = f"Bearer {token}"
     try:
         call = Request(url, data=body, headers=headers)  # noqa: S310 - an address from our own file
-        with build_opener(ProxyHandler({})).open(call, timeout=timeout) as answer:
+        with build_opener(ProxyHandler({}), _NoRedirects()).open(call, timeout=timeout) as answer:
             content: bytes = answer.read()
             return content
     except HTTPError as error:
+        if moved := error.headers.get("Location"):
+            raise StartError(f"{base} sends elsewhere, to {moved}: give that address") from error
         text = error.read(4096).decode("utf-8", "replace").strip()
         raise DriftgateError(_said(text) or f"{url} answered {error.code}") from error
     except (URLError, TimeoutError, ConnectionError) as error:
         raise StartError(f"{base} does not answer; does the process run?") from error
     except (HTTPException, ValueError) as error:
         raise StartError(f"{base} does not answer as a driftgate process does: {error}") from error
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows none: a POST would become a GET that changes nothing, and the token would go to whoever is named."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 def _said(text: str) -> str:

@@ -65,6 +65,15 @@ def test_what_does_not_speak_http_is_told_in_one_sentence(reply: bytes) -> None:
         request(base, "/v1/incidents")
 
 
+def test_what_is_asked_for_is_not_carried_to_another_address() -> None:
+    reply = b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/v1/kill-switch\r\nContent-Length: 0\r\n\r\n"
+    with (
+        _answering(reply) as base,
+        pytest.raises(StartError, match="sends elsewhere, to http"),
+    ):
+        request(base, "/v1/kill-switch", token="shown-" + "once")
+
+
 @pytest.mark.parametrize("base", ["http://[::1", "http://127.0.0.1:eighty", "http://127.0.0.1:1/a b"])
 def test_an_address_that_is_none_is_told_in_one_sentence(base: str) -> None:
     with pytest.raises(StartError, match="does not answer"):
