@@ -7,13 +7,14 @@ import contextlib
 import heapq
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 
 import msgspec
 
 from driftgate.config import Config
-from driftgate.store_access import StoreReader, store_reader
+from driftgate.store_access import Pages, StoreReader, store_reader
 from stream.errors import DriftgateError, StartError
 from stream.kafka.settings import SCHEME as KAFKA
 from stream.records import TOPIC_VERDICTS, Verdict
@@ -75,12 +76,12 @@ def in_store(
 
 def all_in_store(store: StoreReader) -> Iterator[Recorded]:
     """Yield all verdicts of the store, oldest first."""
-    page, after, last = 20_000, 0, ""
-    while True:
+    pages, after, last = Pages(20_000), 0, ""
+    while pages.more:
         where = f"(toUnixTimestamp64Nano(time), verdict_id) > (toInt64({after}), '{last}')"
-        found = in_store(store, where, limit=page)
+        found = pages.next(partial(in_store, store, where, "time, verdict_id"))
         yield from found
-        if len(found) < page:
+        if not found:
             return
         after, last = found[-1].verdict.time_unix_nano, found[-1].verdict.verdict_id
 
@@ -112,11 +113,11 @@ def _newest(items: Iterator[Recorded], limit: int, wanted: Callable[[Verdict], b
 
 def _paged(store: StoreReader) -> Iterator[Recorded]:
     """Yield all verdicts of the store, latest first."""
-    page, where = 5_000, "1"
-    while True:
-        found = in_store(store, where, order="time DESC, verdict_id DESC", limit=page)
+    pages, where = Pages(5_000), "1"
+    while pages.more:
+        found = pages.next(partial(in_store, store, where, "time DESC, verdict_id DESC"))
         yield from found
-        if len(found) < page:
+        if not found:
             return
         last = found[-1].verdict
         where = f"(toUnixTimestamp64Nano(time), verdict_id) < (toInt64({last.time_unix_nano}), '{last.verdict_id}')"

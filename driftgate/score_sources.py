@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from driftgate.config import Config
-from driftgate.store_access import StoreReader
+from driftgate.store_access import Pages, StoreReader
 from stream.kafka.settings import SCHEME as KAFKA
 from stream.records import TOPIC_SCORES
 from stream.stage import Record
@@ -116,19 +117,23 @@ class StoredScores:
 
     def _of(self, partition: int) -> Iterator[Record]:
         after = -1
-        while True:
-            rows = self._store.rows(
+        pages = Pages(_PAGE)
+        while pages.more:
+            asked = (
                 "SELECT offset, toUnixTimestamp64Nano(log_time) AS at, timed, base64Encode(value) AS bytes FROM score_log "  # noqa: S608
                 f"WHERE partition = {partition} AND offset > toInt64({after}) AND {self._where} "
-                f"ORDER BY offset, log_time DESC LIMIT 1 BY offset LIMIT {_PAGE}"
+                "ORDER BY offset, log_time DESC LIMIT 1 BY offset LIMIT "
             )
+            rows = pages.next(partial(self._limited, asked))
             for row in rows:
                 at = int(row["at"]) if row["timed"] else 0
                 value = base64.b64decode(row["bytes"])
                 yield Record(TOPIC_SCORES, partition, int(row["offset"]), value, timestamp_ns=at)
-            if len(rows) < _PAGE:
-                return
-            after = int(rows[-1]["offset"])
+            if rows:
+                after = int(rows[-1]["offset"])
+
+    def _limited(self, sql: str, rows: int) -> list[dict[str, Any]]:
+        return self._store.rows(f"{sql}{rows}")
 
 
 class FileScores:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from driftgate.config import Config
 from driftgate.running import endpoints_of, request
 from sinks.clickhouse.endpoint import Endpoint
 from sinks.store import Store
-from stream.errors import StartError
+from stream.errors import DriftgateError, StartError
+
+_TOO_LARGE = "TOO_MANY_ROWS_OR_BYTES"
 
 
 class StoreReader(Protocol):
@@ -40,6 +42,36 @@ class _Opened:
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         return self._store.query(sql)
+
+
+T = TypeVar("T")
+
+
+class Pages:
+    """How many rows fit into one answer: as many as asked for, less where the query endpoint's limits are narrow."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.more = True  # whether the last page was full
+
+    def next(self, ask: Callable[[int], list[T]]) -> list[T]:
+        """Return what ``ask`` gives for at most so many rows.
+
+        Raises
+        ------
+        DriftgateError
+            The query is wrong, or not even one row fits.
+        """
+        while True:
+            try:
+                found = ask(self._rows)
+            except DriftgateError as error:
+                if _TOO_LARGE not in str(error) or self._rows == 1:
+                    raise
+                self._rows = max(1, self._rows // 4)
+            else:
+                self.more = len(found) == self._rows
+                return found
 
 
 @contextmanager
