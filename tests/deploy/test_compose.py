@@ -226,11 +226,14 @@ def test_the_databases_grants_are_sql(tmp_path: Path) -> None:
     assert {setting.tag for setting in profile} <= {row["name"] for row in known}
 
 
-@pytest.mark.parametrize("process", ["collector", "sampler"])
-def test_what_a_process_may_hold_fits_its_container(process: str, distributed: dict[str, Any]) -> None:
-    config = load(ROOT / "deploy/compose/driftgate.yaml", {})
-    limit = int(distributed[process]["deploy"]["resources"]["limits"]["memory"])
-    assert bytes_needed(config, process) <= limit
+def test_what_a_process_may_hold_fits_its_container(project: dict[str, Any]) -> None:
+    checked = 0
+    for service in drivers(project["services"]).values():
+        if (process := role(service["command"])) in ("collector", "sampler", "up"):
+            limit = int(service["deploy"]["resources"]["limits"]["memory"])
+            assert bytes_needed(load(configuration(service), {}), process) <= limit, process
+            checked += 1
+    assert checked
 
 
 def test_commands_in_the_alerters_container_ask_its_own_port(distributed: dict[str, Any]) -> None:

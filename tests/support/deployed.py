@@ -71,17 +71,21 @@ def needed(config: Config, process: str) -> set[str]:
 
 
 def bytes_needed(config: Config, process: str) -> int:
-    """Return the most memory that a collector or a sampler takes with ``config``, as docs/deploy.md estimates it.
+    """Return the most memory that a collector, a sampler or ``up`` takes with ``config``, as docs/deploy.md estimates it.
 
     A collector's factor is measured (``tests/kafka/test_kafka_overload.py``). A sampler may come to own every partition.
     """
     idle = 160 << 20
+    receiving = 6 * config.collector.max_in_flight_bytes
+    pending = config.sampling.caps.max_bytes * 7 // 5 + config.sampling.caps.reorder_bytes
+    if process == "up":
+        asking = config.query.max_memory * config.query.max_concurrent
+        return (600 << 20) + receiving + pending + asking
     kafka: KafkaSettings = config.log.kafka
     if process == "collector":
-        return idle + 6 * config.collector.max_in_flight_bytes + kafka.max_queued
+        return idle + receiving + kafka.max_queued
     assert process == "sampler"
-    caps = config.sampling.caps
-    return idle + kafka.partitions * (caps.max_bytes * 7 // 5 + caps.reorder_bytes)
+    return idle + kafka.partitions * pending
 
 
 def _secrets(value: Any) -> Iterator[Secret]:
