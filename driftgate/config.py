@@ -36,8 +36,8 @@ class LogSettings(Settings):
     """The log between the stages."""
 
     url: str = "sqlite:///"
-    """`sqlite:///` (a file in the data folder), `sqlite:///relative/or/absolute/file.db`, or
-    `kafka://host:port[,host:port]/?option=value&…` for `driftgate collector` and `driftgate worker` (docs/kafka.md)."""
+    """`sqlite:///` (a file in the data folder), `sqlite:///relative/file.db`,
+    `sqlite:////absolute/file.db` (four slashes), or `kafka://host:port[,host:port]/?option=value&…` for `driftgate collector` and `driftgate worker` (docs/kafka.md)."""
     max_age: Seconds = Field(default=7 * 86400.0, gt=0)
     """How long records are kept for replay after every stage has handled them."""
     max_bytes: ByteSize = Field(default=20 << 30, ge=1 << 20)
@@ -49,7 +49,9 @@ class LogSettings(Settings):
         if url.startswith(KAFKA):
             KafkaSettings.from_url(url)  # a ValueError says which option is wrong
         elif not url.startswith("sqlite://"):
-            raise ValueError("use sqlite:///, sqlite:///path/to/file.db or kafka://host:port/?option=value")
+            raise ValueError(
+                "use sqlite:///, sqlite:///relative/file.db, sqlite:////absolute/file.db or kafka://host:port/?option=value"
+            )
         return url
 
     @property
@@ -102,7 +104,8 @@ class Config(Settings):
     """Everything driftgate can be told. Every section may be missing."""
 
     data: Path = Path("driftgate-data")
-    """Folder for everything that is stored; created if missing, readable by its owner only."""
+    """Folder for everything that is stored; created if missing, readable by its owner only. A relative path starts in the
+    working directory."""
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
     collector: CollectorSettings = CollectorSettings()
@@ -186,8 +189,8 @@ class Config(Settings):
     @property
     def store_folder(self) -> Path:
         """Where the embedded store stands."""
-        given = self.store.url.removeprefix("chdb://").removeprefix("/")
-        return Path(given) if self.store.url.startswith("chdb://") and given else self.data / "store"
+        given = self.store.target.path
+        return Path(given) if given else self.data / "store"
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:

@@ -104,6 +104,10 @@ def test_log_and_store_may_be_given_as_urls(tmp_path: Path) -> None:
     config = _load(tmp_path, "data: d\nlog: sqlite:////var/x.db\nstore: chdb:///\n")
     assert str(config.log_path) == "/var/x.db"  # type: ignore[attr-defined]
     assert str(config.store_folder) == "d/store"  # type: ignore[attr-defined]
+    config = _load(tmp_path, "data: d\nstore: chdb:///var/store\n")
+    assert str(config.store_folder) == "/var/store"  # type: ignore[attr-defined]
+    config = _load(tmp_path, "data: d\nstore: clickhouse://db.example:8123/x\n")
+    assert str(config.store_folder) == "d/store"  # type: ignore[attr-defined]
 
 
 def test_an_unreadable_file_is_one_clear_sentence(tmp_path: Path) -> None:
