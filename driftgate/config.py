@@ -36,8 +36,8 @@ class LogSettings(Settings):
     """The log between the stages."""
 
     url: str = "sqlite:///"
-    """`sqlite:///` (a file in the data folder), `sqlite:///relative/file.db`,
-    `sqlite:////absolute/file.db` (four slashes), or `kafka://host:port[,host:port]/?option=value&…` for `driftgate collector` and `driftgate worker` (docs/kafka.md)."""
+    """`sqlite:///` (a file in the data folder), `sqlite:///relative/file.db`, `sqlite:////absolute/file.db` (four slashes), or
+    `kafka://host:port[,host:port]/?option=value&…` for `driftgate collector` and `driftgate worker` (docs/kafka.md)."""
     max_age: Seconds = Field(default=7 * 86400.0, gt=0)
     """How long records are kept for replay after every stage has handled them."""
     max_bytes: ByteSize = Field(default=20 << 30, ge=1 << 20)
