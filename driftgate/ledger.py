@@ -133,7 +133,7 @@ class _Terms:
     def sum(self, names: tuple[str, ...]) -> tuple[int, str]:
         parts = [(name, self._of(name)) for name in names]
         return sum(number for _, number in parts), " + ".join(
-            f"{name} {number:,}" for name, number in parts if number
+            f"{name.removesuffix('.')} {number:,}" for name, number in parts if number
         )
 
     def _of(self, name: str) -> int:
