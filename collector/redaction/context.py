@@ -114,6 +114,19 @@ def before(text: bytes, start: int) -> bytes:
     return REPLACED.sub(b"", found) if b"[" in found or b"pii:" in found else found
 
 
+def announcing(key: str) -> str:
+    """Return what of an attribute key may announce something: what replacements left there does not, ``[PHONE]`` and the like."""
+    if "[" not in key and "pii:" not in key:
+        return key
+    return REPLACED.sub(b"", key.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+def announcing_all(keys: Sequence[str]) -> Sequence[str]:
+    """Return :func:`announcing` of each."""
+    changed = {key: made for key in set(keys) if (made := announcing(key)) != key}
+    return [changed.get(key, key) for key in keys] if changed else keys
+
+
 def words_of(key: str) -> bytes:
     """Return an attribute key as words: lower case, ``camelCase`` taken apart."""
     return _CAMEL.sub("_", key).lower().encode("utf-8", "replace")

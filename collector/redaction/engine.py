@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from collector.redaction import base64_text
-from collector.redaction.context import Context
+from collector.redaction.context import Context, announcing_all
 from collector.redaction.gates import Gates
 from collector.redaction.json_text import JsonText
 from collector.redaction.operator import Operators, Treatment, tagging
@@ -148,6 +148,7 @@ class Engine:
         treatment = self.operators.of(tenant)
         if path_of is not None and not self.operators.paths(tenant):
             path_of = None
+        hints = announcing_all(hints)
         found: dict[int, Redacted | Unscannable] = {}
         left = _BATCH * self._max_candidates
         for index in self.gates.suspects(texts, hints):
@@ -194,7 +195,8 @@ class Engine:
     def _redact_json(
         self, document: JsonText.Document, hint: str, treatment: Treatment, work: _Work, depth: int
     ) -> Redacted | None:
-        leaves, hints = document.leaves(hint)
+        leaves, keys = document.leaves(hint)
+        hints = announcing_all(keys)
         entities: list[str] = []
         # Of two equal keys only the last was read, so such a text is written anew, without the first.
         changed = document.duplicates

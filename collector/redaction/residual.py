@@ -21,7 +21,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from collector.redaction import base64_text
-from collector.redaction.context import Context, before, words_of
+from collector.redaction.context import Context, announcing, before, words_of
 from collector.redaction.engine import Engine
 from collector.redaction.operator import Treatment
 from collector.redaction.pattern import latin1, utf8
@@ -111,7 +111,10 @@ class Residual:
     def _try(self, found: Sequence[Text], tenant: str, finds: Counter[tuple[str, str]]) -> None:
         most = self._engine.max_base64_bytes
         read = [
-            (raw, hint, text) for text in found for raw, hint in readings(text.raw, text.hint, most) if raw
+            (raw, announcing(hint), text)
+            for text in found
+            for raw, hint in readings(text.raw, text.hint, most)
+            if raw
         ]
         # What a pattern does not find in all of them together, it finds in none: that saves most of the work.
         joined = _BETWEEN.join(raw for raw, _, _ in read)

@@ -95,6 +95,15 @@ def test_words_with_other_spaces_between_them_announce(engine: Engine, space: st
     )
 
 
+def test_what_a_key_was_replaced_by_announces_nothing(engine: Engine) -> None:
+    text = '{"+1 415-555-2671":"4155552671","536-90-4399":[536904399]}'
+    output, _ = engine.redact(text)
+    assert output == '{"[PHONE]":"4155552671","[US_SSN]":[536904399]}'
+    assert engine.redact(output) == (output, ())
+    assert engine.redact("4155552671", hint="[PHONE]_2")[1] == ()
+    assert engine.redact("4155552671", hint="phone [EMAIL]")[1] == ("PHONE",)
+
+
 def test_many_keys_are_remembered_and_forgotten(engine: Engine) -> None:
     document = {f"key{number}": "03/14/1985" for number in range(9000)} | {"dob": "03/14/1985"}
     output, entities = engine.redact(json.dumps(document))
