@@ -26,7 +26,7 @@ class Ticket:
         Transient
             ``overloaded``: the budget, or what the tenant may hold of it, is spent.
         """
-        self._budget.take(self.tenant, size)
+        self._budget.take(self.tenant, size, self.held)
         self.held += size
 
     def settle(self, size: int) -> None:
@@ -54,7 +54,8 @@ class Budget:
         Seconds that refused senders are told, before load and jitter stretch them.
     shared
         Whether several tenants share it. Then none may hold more than what is left free beside it (the dynamic threshold
-        of Choudhury and Hahne, 1998): one greedy tenant gets half of the budget, and there is always room for the next. A tenant that holds nothing may always take what is free.
+        of Choudhury and Hahne, 1998): one greedy tenant gets half of the budget, and there is always room for the next. A tenant's only request may always
+        take what is free: else one of more than half of the budget would be refused for ever.
     """
 
     def __init__(self, limit: int, retry_after: float, *, shared: bool = False) -> None:
@@ -79,10 +80,10 @@ class Budget:
         if not self._fits(tenant, size):
             self._refuse()
 
-    def take(self, tenant: str, size: int) -> None:
-        """Take ``size`` bytes for ``tenant``; raises as :meth:`room_for` does."""
+    def take(self, tenant: str, size: int, own: int = 0) -> None:
+        """Take ``size`` bytes for a request of ``tenant`` that holds ``own`` already; raises as :meth:`room_for` does."""
         with self._lock:
-            fits = self._fits(tenant, size)
+            fits = self._fits(tenant, size, own)
             if fits:
                 self.used += size
                 self._held[tenant] = self._held.get(tenant, 0) + size
@@ -99,12 +100,12 @@ class Budget:
             else:
                 self._held.pop(tenant, None)
 
-    def _fits(self, tenant: str, size: int) -> bool:
+    def _fits(self, tenant: str, size: int, own: int = 0) -> bool:
         free = self._limit - self.used - size
         if free < 0:
             return False
         held = self._held.get(tenant, 0)
-        return not self._shared or not held or held + size <= free
+        return not self._shared or held <= own or held + size <= free
 
     def _refuse(self) -> None:
         raise Transient("overloaded", "too many requests in flight, try again", retry_after=self.delay())

@@ -21,7 +21,7 @@ from harness import PATIENCE_S
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pydantic import ValidationError
 
-from collector.budget import Budget
+from collector.budget import Budget, Ticket
 from collector.ingest import Ingest
 from collector.intake import Intake
 from collector.settings import CollectorSettings
@@ -245,6 +245,20 @@ def test_a_greedy_tenant_leaves_room_in_flight(start: Any, tenants: Any) -> None
             running.log.entered.wait(0.01)
         running.call(running.log.gate.set)
         assert first.result(10)[0] == second.result(10)[0] == 200
+
+
+def test_the_only_request_of_a_tenant_may_be_larger_than_half_of_the_room() -> None:
+    budget = Budget(1000, 1.0, shared=True)
+    large, other = Ticket(budget, "acme"), Ticket(budget, "acme")
+    for _ in range(9):
+        large.grow(100)  # as it arrives
+    with pytest.raises(Transient):
+        other.grow(10)
+    Ticket(budget, "umbrella").grow(100)
+    with pytest.raises(Transient):
+        large.grow(1)
+    large.release()
+    other.grow(10)
 
 
 def test_large_messages_of_one_tenant_take_no_room_from_another(tenants: Any) -> None:
