@@ -12,7 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from stream.errors import DriftgateError, StartError
+from stream.errors import ConfigError, DriftgateError, StartError
 
 _FILE = "endpoints.json"
 
@@ -77,6 +77,8 @@ def request(
 
     Raises
     ------
+    ConfigError
+        The token cannot be sent.
     StartError
         Nobody answers, or not in HTTP, or with another address.
     DriftgateError
@@ -85,6 +87,11 @@ def request(
     url = base + path + ("?" + urlencode(parameters) if parameters else "")
     headers = {"Content-Type": content_type}
     if token:
+        if not (token.isascii() and token.isprintable()):
+            # Said here: what the HTTP client says of such a header repeats it.
+            raise ConfigError(
+                "the token is no single line of ASCII characters, and cannot be sent in a header"
+            )
         headers["Authorization"] = f"Bearer {token}"
     try:
         call = Request(url, data=body, headers=headers)  # noqa: S310 - an address from our own file

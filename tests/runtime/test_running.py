@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from driftgate.running import base_url, endpoints_of, request, tell_endpoints
-from stream.errors import StartError
+from stream.errors import ConfigError, StartError
 
 
 def test_a_process_is_found_while_it_lives_and_not_by_an_id_that_was_given_again(tmp_path: Path) -> None:
@@ -72,6 +72,13 @@ def test_what_is_asked_for_is_not_carried_to_another_address() -> None:
         pytest.raises(StartError, match="sends elsewhere, to http"),
     ):
         request(base, "/v1/kill-switch", token="shown-" + "once")
+
+
+@pytest.mark.parametrize("token", ["hunter2\nhunter3", "hunter2\r", "hünter2", "hunter2\0"])
+def test_a_token_that_cannot_be_sent_is_not_repeated(token: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        request("http://127.0.0.1:1", "/v1/incidents", token=token)
+    assert "nter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize("base", ["http://[::1", "http://127.0.0.1:eighty", "http://127.0.0.1:1/a b"])
