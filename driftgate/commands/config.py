@@ -26,10 +26,13 @@ def check(file: Path | None, config_path: Path | None) -> None:
     from driftgate.config import load
     from driftgate.doubts import doubts
     from driftgate.runtime.stages import build_stages, reveal_all
+    from stream.kafka.settings import SCHEME as KAFKA
 
     path = chosen(file or config_path)
     config = load(path)
     missing = reveal_all(config)
+    if config.log.url.startswith(KAFKA):
+        missing += reveal_all(config.log.kafka, "log.url")  # references stand in the URL
     for text in missing:
         click.echo(f"warning: {text}", err=True)
     Ingest(config.collector)

@@ -41,10 +41,13 @@ def build_stages(config: Config, base: Path) -> Stages:
     )
 
 
-def reveal_all(config: BaseModel) -> list[str]:
-    """Try every secret reference in ``config``; return one sentence for each that does not resolve."""
+def reveal_all(config: BaseModel, place: str = "") -> list[str]:
+    """Try every secret reference in ``config``; return one sentence for each that does not resolve.
+
+    ``place`` is where ``config`` stands in the file.
+    """
     problems = []
-    for path, secret in _secrets(config, ""):
+    for path, secret in _secrets(config, place):
         try:
             secret.reveal()
         except ConfigError as error:

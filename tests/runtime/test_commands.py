@@ -102,6 +102,12 @@ def test_config_check_names_missing_secrets_and_passes_sound_files(tmp_path: Pat
     out, err = _driftgate("config", "check", "a.yaml", cwd=tmp_path)
     assert out == "a.yaml: ok\n"
     assert "NO_SUCH_VARIABLE is not set" in err
+    (tmp_path / "b.yaml").write_text(
+        "log: 'kafka://broker.example:9092/?security=sasl_ssl&user=u&password=${env:NO_SUCH_VARIABLE}'\n"
+    )
+    out, err = _driftgate("config", "check", "b.yaml", cwd=tmp_path)
+    assert out == "b.yaml: ok\n"
+    assert "`log.url.password`: environment variable NO_SUCH_VARIABLE is not set" in err
 
 
 def test_a_plug_in_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
