@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 from stream.errors import ConfigError, DriftgateError, StartError
 
 _FILE = "endpoints.json"
+_LOOKS_S = 2.0  # a command that looks whether the file is locked holds it for a moment
 
 
 def base_url(host: str, port: int) -> str:
@@ -26,10 +28,20 @@ def tell_endpoints(data: Path, endpoints: Mapping[str, str]) -> Callable[[], Non
     """Write where this process listens into the data folder; return what takes it away again.
 
     The file is locked as long as the process lives. Its id would not do: in a container, every process has the same one.
+
+    Raises
+    ------
+    StartError
+        Another process owns the folder.
     """
     path = data / _FILE
     file = path.open("a+", encoding="utf-8")
-    fcntl.flock(file, fcntl.LOCK_EX)
+    end = time.monotonic() + _LOOKS_S
+    while not _lock(file.fileno()):
+        if time.monotonic() > end:
+            file.close()
+            raise StartError(f"another driftgate process owns the data folder {data}; stop it, or set `data`")
+        time.sleep(0.01)
     file.truncate(0)
     file.write(json.dumps({"pid": os.getpid(), **endpoints}))
     file.flush()
@@ -53,6 +65,14 @@ def endpoints_of(data: Path) -> dict[str, str] | None:
     if not isinstance(found, dict):
         return None
     return {key: str(value) for key, value in found.items() if key != "pid"}
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_locked(descriptor: int) -> bool:

@@ -31,6 +31,15 @@ def test_a_process_is_found_while_it_lives_and_not_by_an_id_that_was_given_again
     assert endpoints_of(tmp_path) is None
 
 
+def test_a_folder_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("driftgate.running._LOOKS_S", 0.0)
+    take_away = tell_endpoints(tmp_path, {"web": "http://127.0.0.1:1"})
+    with pytest.raises(StartError, match="another driftgate process owns the data folder"):
+        tell_endpoints(tmp_path, {"web": "http://127.0.0.1:2"})
+    assert endpoints_of(tmp_path) == {"web": "http://127.0.0.1:1"}
+    take_away()
+
+
 @pytest.mark.parametrize("text", ["[1]", "5", '{"pid": "abc"}', '{"pid": 99999999999999999999}', "", "\xff"])
 def test_a_damaged_file_names_no_process(tmp_path: Path, text: str) -> None:
     (tmp_path / "endpoints.json").write_text(text, encoding="latin-1")
