@@ -45,7 +45,8 @@ class SqliteMailbox:
             return {key.removeprefix(_NOTE) for key in read_state(reader, GROUP) if key.startswith(_NOTE)}
 
     def claim(self) -> set[str]:
-        """See :class:`driftgate.dead_letters.Mailbox`; opens the log, which one process owns at a time."""
+        """See :class:`driftgate.dead_letters.Mailbox`; opens the log, which one process owns at a time, and makes none."""
+        self.replayed()
         if self._log is None:
             log = self._config.log
             self._log = self._opened = SqliteLog(

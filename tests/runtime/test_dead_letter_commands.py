@@ -17,6 +17,7 @@ from driftgate.running import tell_endpoints
 from driftgate.runtime.operations import NoOperations
 from driftgate.runtime.status import Status
 from driftgate.web import Web
+from stream.errors import StartError
 from stream.records import TOPIC_DEAD_LETTERS, TOPIC_SCORES
 from stream.stage import Record
 from stream.transaction import LETTER_HEADERS
@@ -62,6 +63,13 @@ def test_a_dry_run_refuses_the_ids_that_a_replay_refuses() -> None:
         "1:10: would be replayed",
         "7:7: not replayed: there is no such letter (any more)",
     ]
+
+
+def test_a_replay_makes_no_log_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StartError, match="there is no log"):
+        CliRunner().invoke(cli, ["dead-letters", "replay", "0:0"], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_running_process_is_given_any_number_of_ids(tmp_path: Path) -> None:
