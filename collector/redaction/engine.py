@@ -151,7 +151,7 @@ class Engine:
         hints = announcing_all(hints)
         found: dict[int, Redacted | Unscannable] = {}
         left = _BATCH * self._max_candidates
-        for index in self.gates.suspects(texts, hints):
+        for index in self.gates.suspects(texts, hints, expired):
             work = _Work(max(0, min(left, self._max_candidates)), expired)
             try:
                 if path_of is not None:
@@ -200,7 +200,7 @@ class Engine:
         entities: list[str] = []
         # Of two equal keys only the last was read, so such a text is written anew, without the first.
         changed = document.duplicates
-        for index in self.gates.suspects(leaves, hints):
+        for index in self.gates.suspects(leaves, hints, work.expired):
             result = self._redact(leaves[index], hints[index], treatment, work, depth + 1)
             if result is not None:
                 document.replace(index, result.text)

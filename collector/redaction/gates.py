@@ -110,15 +110,23 @@ class Gates:
             if rule.gate_pair
         ]
 
-    def suspects(self, texts: Sequence[bytes], hints: Sequence[str]) -> list[int]:
-        """Return the indices of texts in which any gate is open, or whose hint asks for a closer look, ascending."""
+    def suspects(
+        self, texts: Sequence[bytes], hints: Sequence[str], expired: Callable[[], bool] | None = None
+    ) -> list[int]:
+        """Return the indices of texts in which any gate is open, or whose hint asks for a closer look, ascending.
+
+        When the time is up (``expired``), open gates are no longer looked at more closely.
+        """
         joined = b"\n".join(texts)
         if not texts:
             return []
         ends = list(accumulate([len(text) + 1 for text in texts]))
         ends[-1] = len(joined)
         indices = self._suspects(
-            joined, lambda: ends, most_containers=len(joined), finds=self._nearby.finds_in(texts, hints)
+            joined,
+            lambda: ends,
+            most_containers=len(joined),
+            finds=self._nearby.finds_in(texts, hints, expired),
         )
         if asking := self._hint_rules.asking(hints):
             indices.update(index for index, hint in enumerate(hints) if hint in asking)

@@ -7,7 +7,7 @@ where the bytes alone cannot tell (escapes, JSON, too much to try), nothing is i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from collector.redaction import base64_text, view
 from collector.redaction.context import Context, before
@@ -25,6 +25,8 @@ _AROUND = 16
 # What is tried at one find, and finds that are tried in one text.
 _MOST_CANDIDATES = 24
 _MOST_FINDS = 16
+# Finds that are tried between two looks at the clock.
+_TIME_EVERY = 64
 _NO_LETTERS = bytes(set(range(256)) - set(b"abcdefghijklmnopqrstuvwxyz") - set(range(128, 256)))
 # What a check that has a bug may raise. The engine meets it again, and refuses the text.
 _BUGS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -70,9 +72,11 @@ class Nearby:
         self._contexts = {index: Context(rule.context) for index, rule in enumerate(rules) if rule.announced}
         self._candidates = [candidate(rule.pattern, rule.name) for rule in rules]
 
-    def finds_in(self, texts: Sequence[bytes], hints: Sequence[str]) -> Finds:
-        """Return what tells idle finds in ``texts``, which stand under the keys ``hints``."""
-        return Finds(self, texts, hints)
+    def finds_in(
+        self, texts: Sequence[bytes], hints: Sequence[str], expired: Callable[[], bool] | None = None
+    ) -> Finds:
+        """Return what tells idle finds in ``texts``, which stand under the keys ``hints``; none is idle when time is up."""
+        return Finds(self, texts, hints, expired)
 
     def announces_nothing(self, text: bytes, hint: str, start: int, end: int) -> bool:
         """Whether the words found at ``text[start:end]``, and others that begin there, announce nothing behind them."""
@@ -156,7 +160,15 @@ class Nearby:
 class Finds:
     """The finds in some texts."""
 
-    def __init__(self, nearby: Nearby, texts: Sequence[bytes], hints: Sequence[str]) -> None:
+    def __init__(
+        self,
+        nearby: Nearby,
+        texts: Sequence[bytes],
+        hints: Sequence[str],
+        expired: Callable[[], bool] | None,
+    ) -> None:
+        self._expired = expired
+        self._tries = 0
         self._nearby = nearby
         self._texts = texts
         self._hints = hints
@@ -180,6 +192,10 @@ class Finds:
 
     def _may_try(self, part: int) -> bool:
         """Whether a find in text ``part`` may be tried. What stands in JSON may be announced by its key, from afar."""
+        self._tries += 1
+        if self._expired is not None and self._tries % _TIME_EVERY == 0 and self._expired():
+            self._tries = -1  # and so at every further try
+            return False
         if (left := self._left.get(part)) is None:
             left = 0 if may_be_json(self._texts[part]) else _MOST_FINDS
         self._left[part] = left - 1

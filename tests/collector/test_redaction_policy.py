@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from collector.redaction.edge import WORD
 from collector.redaction.engine import Engine
 from collector.redaction.policy import built_in_rules
 from collector.redaction.rule import Rule, Unscannable
@@ -294,3 +295,24 @@ def test_base64_is_looked_into_up_to_its_limit() -> None:
 )
 def test_no_part_of_a_password_stays_and_the_next_field_does(text: str, expected: str) -> None:
     assert Engine().redact(text)[0] == expected
+
+
+def test_when_the_time_is_up_gates_are_not_looked_at_either() -> None:
+    calls = 0
+
+    def check(text: bytes, start: int, end: int, hint: str) -> Iterator[tuple[int, int]]:
+        nonlocal calls
+        calls += 1
+        return iter(())
+
+    rule = Rule(name="NOTHING", gate=rf"{WORD}[0-9]{{9}}", reach=32, pattern="[0-9]{9}", check=check)
+    made = Engine(rules=[rule])
+    texts = [str(10**8 + number).encode() for number in range(5000)]
+    assert made.redact_batch(texts, [""] * len(texts)) == {}
+    assert calls >= 5000
+    calls = 0
+    found = made.redact_batch(texts, [""] * len(texts), expired=lambda: True)
+    assert {str(result) for result in found.values()} == {
+        "scan_timeout: scanning took longer than max_scan_time"
+    }
+    assert calls < 500

@@ -15,7 +15,9 @@ class Open(Gates):
         self._behind = engine.gates
         self._rules = engine.rules
 
-    def suspects(self, texts: Sequence[bytes], hints: Sequence[str]) -> list[int]:
+    def suspects(
+        self, texts: Sequence[bytes], hints: Sequence[str], expired: Callable[[], bool] | None = None
+    ) -> list[int]:
         return list(range(len(texts)))
 
     def suspects_on_wire(
