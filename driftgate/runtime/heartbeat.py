@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -38,11 +39,9 @@ class Heartbeats:
         self._hold_back_ns = int(hold_back * 1e9)
         self._clock = clock
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Beat in the background while the context is open."""
-        async with in_background(self._run()):
-            yield
+        return in_background(self._run())
 
     async def _run(self) -> None:
         while True:

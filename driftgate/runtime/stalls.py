@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 import structlog
@@ -75,11 +76,9 @@ class StallWatch:
         self._stalls = Stalls(after)
         self._logger = structlog.get_logger(__name__)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Watch in the background while the context is open."""
-        async with in_background(self._run()):
-            yield
+        return in_background(self._run())
 
     async def _run(self) -> None:
         while True:

@@ -13,9 +13,9 @@ first said.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -100,11 +100,9 @@ class WatermarkBeats:
         self._mine = mine
         self._hold_back_ns = int(hold_back * 1e9)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Beat in the background while the context is open."""
-        async with in_background(self._run()):
-            yield
+        return in_background(self._run())
 
     async def _run(self) -> None:
         while True:
