@@ -37,7 +37,7 @@ def tell_endpoints(data: Path, endpoints: Mapping[str, str]) -> Callable[[], Non
     path = data / _FILE
     file = path.open("a+", encoding="utf-8")
     end = time.monotonic() + _LOOKS_S
-    while not _lock(file.fileno()):
+    while not _lock(file.fileno(), fcntl.LOCK_EX):
         if time.monotonic() > end:
             file.close()
             raise StartError(f"another driftgate process owns the data folder {data}; stop it, or set `data`")
@@ -57,7 +57,7 @@ def endpoints_of(data: Path) -> dict[str, str] | None:
     """Return the addresses of the running process that owns ``data``; ``None`` when there is none."""
     try:
         with (data / _FILE).open(encoding="utf-8") as file:
-            if not _is_locked(file.fileno()):
+            if _lock(file.fileno(), fcntl.LOCK_SH):  # nobody holds it
                 return None
             found = json.load(file)
     except (OSError, ValueError):
@@ -67,20 +67,13 @@ def endpoints_of(data: Path) -> dict[str, str] | None:
     return {key: str(value) for key, value in found.items() if key != "pid"}
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, kind: int) -> bool:
+    """Take a lock of ``kind`` (``LOCK_EX``, ``LOCK_SH``) until the file is closed; ``False`` where another excludes it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def _is_locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
 
 
 def request(
