@@ -42,16 +42,7 @@ def _where(function: Callable[..., Any]) -> Callable[..., Any]:
 def list_incidents(as_json: bool, url: str, config_path: Path | None) -> None:
     """List open and recent incidents of the running process."""
     found = _ask(config_path, url, "/v1/incidents", list)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    for incident in found:
-        say(
-            f"{incident['incident_id']}  {incident['state']:9} {incident['severity']:8} {incident['summary']}"
-        )
-        _print_rollbacks(incident.get("rollbacks", []))
-    if not found:
-        say("no incidents")
+    _print_list(found, as_json, _print_incident, nothing="no incidents")
 
 
 @command.command("show")
@@ -147,16 +138,7 @@ def kill_switch(state: str, url: str, config_path: Path | None) -> None:
 def undelivered(as_json: bool, url: str, config_path: Path | None) -> None:
     """List messages that were given up, for `driftgate incidents resend`."""
     found = _ask(config_path, url, "/v1/notifications", list)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    for message in found:
-        say(
-            f"{message['message_id']}  {_when(message['done_at'])}  {message['event']} to {_receiver(message)}, "
-            f"tries: {message['attempts']}, {message['error']}"
-        )
-    if not found:
-        say("every message was delivered or still waits")
+    _print_list(found, as_json, _print_message, nothing="every message was delivered or still waits")
 
 
 @command.command("resend")
@@ -171,6 +153,30 @@ def resend(messages: tuple[str, ...], url: str, config_path: Path | None) -> Non
 
 def _receiver(message: dict[str, Any]) -> str:
     return str(message["lane"]).partition("/")[2]
+
+
+def _print_list(
+    found: list[dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None], *, nothing: str
+) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for each in found:
+        show(each)
+    if not found:
+        say(nothing)
+
+
+def _print_incident(incident: dict[str, Any]) -> None:
+    say(f"{incident['incident_id']}  {incident['state']:9} {incident['severity']:8} {incident['summary']}")
+    _print_rollbacks(incident.get("rollbacks", []))
+
+
+def _print_message(message: dict[str, Any]) -> None:
+    say(
+        f"{message['message_id']}  {_when(message['done_at'])}  {message['event']} to {_receiver(message)}, "
+        f"tries: {message['attempts']}, {message['error']}"
+    )
 
 
 def _print_rollbacks(rollbacks: list[dict[str, Any]]) -> None:
